@@ -66,8 +66,13 @@ def late(request: Request) -> None:
     """The answer to a request that was given up has come: it may have been carried out at any time until now. The server tells that to
     others only, so it counts as an event: the kernel may have been told what was before."""
     doubt(request)
+    core = request.core
     for change in request.changes:
-        request.core.leases.happened(change.directory, change.name, change.node is None)
+        core.leases.happened(change.directory, change.name, change.node is None)
+    node = request.changes[0].node
+    if node is not None:
+        # It may have another name since.
+        core.take_back(node)
 
 
 def written(core: Core, node: Node) -> None:

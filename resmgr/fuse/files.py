@@ -208,7 +208,7 @@ def _open(request: Request, found: Found, attr: AttrTuple, at: float, ahead: boo
     """The request's node was opened as *found*, with *attr*, by a question of the time *at*; *ahead*: before the kernel asked."""
     core, node = request.core, request.node
     # What came may be of before a change that was made from here since, and that programs were told is done.
-    current = node.changed < at
+    current = node.changed <= at
     settled = _settled(core, node, attr)
     if node.attr_at <= at:
         node.tell(attr, at)

@@ -225,16 +225,17 @@ class Reopening:
 
     def _forgotten(self, file: File, data: bool) -> Lost | None:
         """The server does not know what *file* is open as. None: it is not opened again for that. *data*: which would be lost then."""
+        core = self._core
+        # No other open is answered by that.
+        core.delegated.changed(file.node)
         if not self._can(file):
             return None
-        core = self._core
         file.forgotten = series = file.forgotten or Forgotten()
         pause = series.once_more(core.dispatch.now(), self._limit if data else 0.0)
         if pause is None:
             return None
         core.drops["forgotten"] += 1
         self._lose(file)
-        core.delegated.changed(file.node)
         lost = self.lost.get(file.fh)
         if lost is not None:
             lost.pause = pause

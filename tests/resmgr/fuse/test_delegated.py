@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from stat import S_IFREG
@@ -283,3 +284,12 @@ def test_a_server_that_delegates_nothing(rig: Delegating) -> None:
         rig.look()
     assert not len(rig.machine.delegated)
     assert not rig.here()
+
+
+def test_a_server_that_does_not_know_it_any_more(rig: Delegating) -> None:
+    rig.hold()
+    rig.fs.manager.table.close_all()
+    answer = rig.open(rig.node)
+    assert rig.read(rig.node, answer.fh, 0, 100).error == -errno.ESTALE
+    rig.release(rig.node, answer.fh)
+    assert rig.look() == b"first"

@@ -128,3 +128,29 @@ def test_a_directory_that_is_renamed_while_the_way_to_it_is_looked_for(rig: Rig,
         assert rig.ask(Opcode.RENAME2, place, struct.pack("=QII", place, 0, 0) + b"e\0g\0").error == 0
     rig.run(0.2)
     assert rig.answers[asked].error == 0
+
+
+@pytest.mark.parametrize("leased", [False, True])
+def test_a_change_of_attributes_that_was_given_up_and_is_made_under_another_name(rig: Rig, leased: bool) -> None:
+    if leased:
+        rig.fs.watch()
+    rig.fs.add(b"d/f", b"")
+    place = rig.walk(b"d")
+    node = rig.walk(b"d/f")
+    fh = rig.open(node, os.O_RDWR).fh
+    rig.fs.faults.append(Fault("setattr", delay=2.5, times=1, deaf=True))
+    mode = formats.SETATTR_IN.pack(formats.FATTR_MODE | formats.FATTR_FH, fh, *(0,) * 8, 0o600, *(0,) * 4)
+    given_up = later(rig, Opcode.SETATTR, node, mode)
+    rig.raw(formats.IN_HEADER.pack(48, Opcode.INTERRUPT, 1001, 0, 0, 0, 0, 0, 0) + formats.INTERRUPT_IN.pack(given_up))
+    rig.run(1.5)
+    assert rig.answers[given_up].error == -errno.EINTR
+    assert rig.ask(Opcode.RENAME2, place, struct.pack("=QII", place, 0, 0) + b"f\0g\0").error == 0
+    rig.notifications.clear()
+    rig.run(0.98)
+    # The server looks before, and the answer comes after.
+    rig.fs.faults.append(Fault("lookup", late=0.1, times=1))
+    before = later(rig, Opcode.LOOKUP, place, b"g\0")
+    rig.run(0.2)
+    assert rig.answers[before].entry[9] & 0o777 != 0o600
+    assert any(one.error == formats.NOTIFY_INVAL_INODE for one in rig.notifications)
+    assert rig.lookup(place, b"g").entry[9] & 0o777 == 0o600
