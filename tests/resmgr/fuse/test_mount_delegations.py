@@ -46,6 +46,13 @@ def messages(mount: Served) -> dict[str, int]:
     return {name: count for name, count in sent.items() if name not in ("identify", "delegation")}
 
 
+def leased(mount: Served, name: str) -> None:
+    """Have changes of the names in directory *name* told, and of those on the way to it: else they are believed for a second, and who takes
+    longer asks for them again."""
+    os.listdir(mount.path)
+    os.listdir(mount.path / name)
+
+
 def read_again(mount: Served, path: Path) -> bytes:
     """Read a file until that is done without the server."""
     end = time.monotonic() + SOON
@@ -69,8 +76,8 @@ def while_it_ran(mount: Served, costs: Callable[[], dict[str, int]]) -> dict[str
 
 
 def test_a_file_that_was_read_is_opened_without_a_message(serve: Serve, served: Path) -> None:
-    mount = serve(served)
-    os.listdir(mount.path / "d")
+    mount = serve(served, attr_valid=0, entry_valid=0)
+    leased(mount, "d")
     path = mount.path / "d/f"
 
     def costs() -> dict[str, int]:
@@ -252,8 +259,8 @@ def test_git_status(serve: Serve, served: Path) -> None:
 
 
 def test_locks_of_a_file_that_one_mount_has_alone(serve: Serve, served: Path) -> None:
-    mount = serve(served)
-    os.listdir(mount.path / "d")
+    mount = serve(served, attr_valid=0, entry_valid=0)
+    leased(mount, "d")
     with (mount.path / "d/f").open("r+b") as one, (mount.path / "d/f").open("r+b") as two:
         # Two open control blocks: the server keeps the locks.
         fcntl.lockf(one, fcntl.LOCK_EX)
