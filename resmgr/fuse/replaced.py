@@ -3,6 +3,8 @@
 What was opened is not what the kernel means. It is told ESTALE, and the same thread looks the name up once more and opens what it finds;
 by then that may have been replaced, too, and the kernel does not try a third time. So what was opened stays open: both are answered with
 it. That is what the name led to while the program was in its open(2), and the kernel gets an inode of its own for it, with its size.
+In its second try the kernel asks about each name of the path again, so a walk takes as long as the servers and the scheduler let it: what
+ends the waiting is that nothing more comes of it, not how long it takes.
 
 So with stat(2), whose GETATTR asks about what has lost its name since the LOOKUP: in its second try it gets what the LOOKUP said.
 """
@@ -22,25 +24,41 @@ if TYPE_CHECKING:
     from resmgr.fuse.core import Core, Found
 
 VALID: Final = 1.0
-"""Seconds in which the kernel comes back: it does at once, in the same call of the program."""
+"""Seconds in which the kernel takes the next step of its walk: it does at once, in the same call of the program. Where six programs for
+each processor never sleep, steps took up to 0.4 s, and a walk of two of them 0.8 s."""
+WALK_MAX: Final = 10.0
+"""Seconds in which it is there again, step by step. A program that was interrupted may go other ways by the same directories."""
 KEPT_MAX: Final = 64
 """Threads that are between their two tries. Beyond, the oldest has to take what it finds."""
 
 
 class Kept:
-    """What *instead* was opened as: name in *directory*, as *found* with *attr*, asked for at *at* by the flags of its OPEN."""
+    """What *instead* was opened as: name in *directory*, as *found* with *attr*, asked for at *at* by the flags of its OPEN. The thread was
+    last *seen* on its way there."""
 
-    __slots__ = ("at", "attr", "directory", "flags", "found", "instead", "name", "user")
+    __slots__ = ("at", "attr", "directory", "flags", "found", "instead", "name", "seen", "user")
 
-    def __init__(self, request: Request, directory: Node, found: Found, attr: AttrTuple) -> None:
+    def __init__(self, request: Request, directory: Node, found: Found, attr: AttrTuple, now: float) -> None:
         self.instead = request.node
         self.directory = directory
         self.name = request.node.name
         self.found = found
         self.attr = attr
         self.at = request.at
+        self.seen = now
         self.flags = request.extra
         self.user = request.user
+
+    def is_over(self, now: float) -> bool:
+        """Nobody comes for it any more."""
+        return now - self.seen >= VALID or now - self.at >= WALK_MAX
+
+    def is_below(self, node: Node) -> bool:
+        """Whether *node* is on the way to it."""
+        above: Node | None = self.directory
+        while above is not None and above is not node:
+            above = above.parent
+        return above is not None
 
 
 class Replaced:
@@ -67,16 +85,23 @@ class Replaced:
             return
         if len(self.kept) >= KEPT_MAX:
             self._close(self.kept.pop(next(iter(self.kept))))
-        self.kept[request.pid] = Kept(request, directory, found, attr)
+        now = self._core.dispatch.now()
+        self.kept[request.pid] = Kept(request, directory, found, attr, now)
         if self._timer is None:
-            self._timer = self._core.dispatch.call_at(request.at + VALID, self._sweep)
+            self._timer = self._core.dispatch.call_at(now + VALID, self._sweep)
 
     def find(self, request: Request) -> Kept | None:
         """What to answer the request's LOOKUP with."""
         kept = self.kept.get(request.pid)
-        if kept is None or kept.directory is not request.node or kept.name != request.name or kept.user != request.user:
+        if kept is None or kept.user != request.user or kept.is_over(request.at):
             return None
-        return None if request.at - kept.at > VALID else kept
+        if kept.directory is request.node and kept.name == request.name:
+            kept.seen = request.at
+            return kept
+        step = request.node.children.get(request.name)
+        if step is not None and kept.is_below(step):
+            kept.seen = request.at
+        return None
 
     def take(self, request: Request) -> Kept | None:
         """What the request's OPEN is to have; it is not kept any more."""
@@ -94,7 +119,7 @@ class Replaced:
         another node, and has looked its name up since."""
         node, at = request.node, request.at
         before, then = self._stale.pop(request.pid, (node, at))
-        if before is not node and at - then < VALID and at - node.attr_at < VALID:
+        if before is not node and at - then < WALK_MAX and at - node.attr_at < VALID:
             return True
         if len(self._stale) >= KEPT_MAX:
             del self._stale[next(iter(self._stale))]
@@ -119,7 +144,7 @@ class Replaced:
         self._timer = None
         now = self._core.dispatch.now()
         for pid, kept in list(self.kept.items()):
-            if now - kept.at >= VALID:
+            if kept.is_over(now):
                 del self.kept[pid]
                 self._close(kept)
         if self.kept:

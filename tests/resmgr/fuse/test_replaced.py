@@ -8,8 +8,9 @@ import os
 import pytest
 
 from resmgr.fuse.formats import Opcode
-from resmgr.fuse.replaced import KEPT_MAX, VALID
+from resmgr.fuse.replaced import KEPT_MAX, VALID, WALK_MAX
 from resmgr.testing.fuserig import PID, Rig
+from resmgr.testing.memfs import MemHandle
 
 
 @pytest.fixture
@@ -22,10 +23,15 @@ def replace(rig: Rig, data: bytes) -> None:
     rig.fs.add(b"f", data)
 
 
+def is_open(rig: Rig) -> bool:
+    """Whether any file is open at the server."""
+    return any(isinstance(handle, MemHandle) and handle.flags is not None for handle in rig.fs.manager.table.handles.values())
+
+
 def closed(rig: Rig) -> bool:
-    """Nothing is open at the server."""
+    """Nothing is open at the server soon."""
     rig.run(VALID + 0.1)
-    return not rig.fs.manager.table.handles
+    return not is_open(rig)
 
 
 def test_what_was_opened_is_what_the_kernel_gets_when_it_comes_back(rig: Rig) -> None:
@@ -106,6 +112,56 @@ def test_what_nobody_comes_for_is_closed(rig: Rig) -> None:
     rig.messages()
     rig.walk(b"f")
     assert rig.messages() == {"lookup": 1}
+
+
+def found_instead(rig: Rig) -> int:
+    """The kernel has opened one/two/f, which was replaced, and tries it again. The node of the directory."""
+    rig.fs.add(b"one/two/f", b"first")
+    rig.fs.add(b"one/other", b"")
+    node = rig.walk(b"one/two/f")
+    rig.fs.remove(b"one/two/f")
+    rig.fs.add(b"one/two/f", b"second")
+    assert rig.open(node).error == -errno.ESTALE
+    return rig.walk(b"one/two")
+
+
+def test_a_way_takes_as_long_as_it_takes(rig: Rig) -> None:
+    """Each name on it is asked for again, on a machine on which each of them waits for a processor, or of a server that is far away."""
+    directory = found_instead(rig)
+    node = 1
+    for name in b"one", b"two", b"f", b"f":
+        rig.run(0.9 * VALID)
+        node = rig.lookup(directory if name == b"f" else node, name).nodeid
+    rig.run(0.9 * VALID)
+    rig.messages()
+    opened = rig.open(node)
+    assert (opened.error, rig.messages()) == (0, {})
+    assert rig.read(node, opened.fh, 0, 10).body == b"second"
+
+
+def test_who_goes_another_way_does_not_come_back(rig: Rig) -> None:
+    directory = found_instead(rig)
+    rig.run(0.6 * VALID)
+    assert is_open(rig)
+    rig.lookup(rig.walk(b"one"), b"other")
+    rig.lookup(directory, b"none")
+    rig.run(0.9 * VALID)
+    assert is_open(rig), "the directory above is on the way"
+    rig.lookup(directory, b"none")
+    rig.run(0.6 * VALID)
+    assert not is_open(rig)
+
+
+def test_nobody_is_under_way_for_ever(rig: Rig) -> None:
+    found_instead(rig)
+    for _ in range(19):
+        rig.run(WALK_MAX / 20)
+        rig.walk(b"one/two")
+        assert is_open(rig)
+    rig.run(WALK_MAX / 20)
+    rig.walk(b"one/two")
+    rig.run(VALID)
+    assert not is_open(rig)
 
 
 def test_other_flags_and_another_thread_are_another_open(rig: Rig) -> None:
