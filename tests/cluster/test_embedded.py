@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
@@ -23,18 +23,24 @@ PAGE = Path(__file__).parents[2] / "docs" / "howto" / "embed.md"
 QUIET = "[nodes.a]\nboot = []\nshutdown = []\n[nodes.b]\nboot = []\nshutdown = []\n"
 
 
+@pytest.fixture(scope="module")
+def machines(_rights: None) -> Iterator[kit.Cluster]:
+    """a and b, on which no daemon runs."""
+    with kit.cluster(QUIET) as running:
+        yield running
+
+
 def program(name: str) -> str:
     found = re.search(rf"^```python {name}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert found is not None
     return found[1]
 
 
-def test_what_the_page_shows_works(start_cluster: Start) -> None:
-    cluster = start_cluster(QUIET)
-    with cluster.running("b", sys.executable, "-c", program("server")) as server:
+def test_what_the_page_shows_works(machines: kit.Cluster) -> None:
+    with machines.running("b", sys.executable, "-c", program("server")) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == b"serving\n"
-        answers = [cluster.run("a", sys.executable, "-c", program("client"), seconds=20) for _ in range(2)]
+        answers = [machines.run("a", sys.executable, "-c", program("client"), seconds=20) for _ in range(2)]
 
     assert [(answer.stdout, answer.stderr) for answer in answers] == [("FROM A\n", "")] * 2, "it serves on when a client has gone"
 
@@ -90,9 +96,8 @@ trio.run(main)
 """
 
 
-def test_what_is_missing_is_one_sentence_and_nothing_is_left(start_cluster: Start) -> None:
-    cluster = start_cluster(QUIET)
-    said = cluster.run("a", sys.executable, "-c", MISTAKES, seconds=20).stdout.splitlines()
+def test_what_is_missing_is_one_sentence_and_nothing_is_left(machines: kit.Cluster) -> None:
+    said = machines.run("a", sys.executable, "-c", MISTAKES, seconds=20).stdout.splitlines()
 
     assert said[0].startswith("interface: ")
     assert "eth9" in said[0]
@@ -122,26 +127,24 @@ trio.run(main)
 """
 
 
-def test_a_node_with_a_choice_of_paths(start_cluster: Start) -> None:
-    cluster = start_cluster(QUIET)
-    with cluster.running("b", sys.executable, "-c", program("server")) as server:
+def test_a_node_with_a_choice_of_paths(machines: kit.Cluster) -> None:
+    with machines.running("b", sys.executable, "-c", program("server")) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == b"serving\n"
-        said = cluster.run("a", sys.executable, "-c", CHOICES, seconds=20).stdout.splitlines()
+        said = machines.run("a", sys.executable, "-c", CHOICES, seconds=20).stdout.splitlines()
 
     assert said == ["b~exclusive:eth0 b'X'", "b~redundant b'X'", "b~best 22", "b~preferred:eth9 6", "b~preferred 22"]
 
 
-def test_the_bearers_are_those_of_the_configuration(start_cluster: Start) -> None:
-    cluster = start_cluster(QUIET)
+def test_the_bearers_are_those_of_the_configuration(machines: kit.Cluster) -> None:
     for name in "ab":
-        cluster.run(name, "sh", "-c", """printf '[qnet]\\nbearers = ["udp"]\\n' >/tmp/udp.toml""")
+        machines.run(name, "sh", "-c", """printf '[qnet]\\nbearers = ["udp"]\\n' >/tmp/udp.toml""")
     server, client = (program(name).replace('interfaces=["eth0"]', 'config="/tmp/udp.toml"') for name in ("server", "client"))
     shown = client.replace("        print(", "        print([one.name for one in node.stack.interfaces])\n        print(")
-    with cluster.running("b", sys.executable, "-c", server) as running:
+    with machines.running("b", sys.executable, "-c", server) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == b"serving\n"
-        answer = cluster.run("a", sys.executable, "-c", shown, seconds=20)
+        answer = machines.run("a", sys.executable, "-c", shown, seconds=20)
 
     assert answer.stdout == "['udp0']\nFROM A\n"
 

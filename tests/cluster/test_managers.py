@@ -83,11 +83,10 @@ def served(cluster: kit.Cluster, node: str, path: str) -> None:
     cluster.run(node, "sh", "-c", f"until qnet ls -m --json | grep -q '\"{path}\"'; do sleep 0.02; done", seconds=20)
 
 
-@pytest.fixture
-def running(start_cluster: Start) -> Iterator[kit.Cluster]:
+@contextmanager
+def serving() -> Iterator[kit.Cluster]:
     """Two nodes, with all examples on n2."""
-    cluster = start_cluster(TOPOLOGY)
-    with ExitStack() as stack:
+    with kit.cluster(TOPOLOGY) as cluster, ExitStack() as stack:
         for name in ("keyvalue", "log", "serial", "stats"):
             stack.enter_context(cluster.running("n2", sys.executable, str(EXAMPLES / f"{name}.py")))
         for path in ("/dev/kv", "/dev/log.d", "/dev/ser2", "/dev/stats"):
@@ -96,12 +95,25 @@ def running(start_cluster: Start) -> Iterator[kit.Cluster]:
         yield cluster
 
 
+@pytest.fixture
+def running(_rights: None) -> Iterator[kit.Cluster]:
+    """For a test that ends one of them."""
+    with serving() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def lasting(_rights: None) -> Iterator[kit.Cluster]:
+    with serving() as cluster:
+        yield cluster
+
+
 def sh(cluster: kit.Cluster, script: str, node: str = "n1", user: str | None = None) -> str:
     return cluster.run(node, "sh", "-c", script, user=user).stdout
 
 
-def test_the_examples_from_the_other_node(running: kit.Cluster) -> None:
-    cluster = running
+def test_the_examples_from_the_other_node(lasting: kit.Cluster) -> None:
+    cluster = lasting
     # A store of keys and values.
     assert sh(cluster, "cd /net/n2/dev/kv; echo 5 >x; printf abc >y; cat x y; ls; rm x; ls") == "5\nabcx\ny\ny\n"
     assert sh(cluster, "cat /net/n2/dev/kv/y", "n2") == "abc"
@@ -147,8 +159,8 @@ def test_the_examples_from_the_other_node(running: kit.Cluster) -> None:
     assert len(sh(cluster, "grep -r . /net/n2/dev/stats/memory").splitlines()) == 2
 
 
-def test_who_serves_what_and_who_may(running: kit.Cluster) -> None:
-    cluster = running
+def test_who_serves_what_and_who_may(lasting: kit.Cluster) -> None:
+    cluster = lasting
     told = sh(cluster, "qnet ls -m n2")
     assert "/dev/kv" in told
     assert "one name" in told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,13 @@ nodes = ["a"]
 """
 
 
+@pytest.fixture(scope="module")
+def nodes(_rights: None) -> Iterator[kit.Cluster]:
+    """a and b, for all tests after which both are up as before."""
+    with kit.cluster("[nodes.a]\n[nodes.b]\n") as running:
+        yield running
+
+
 def refused(cluster: kit.Cluster, node: str, *argv: str) -> str:
     """Standard error, one line, of a command that must fail."""
     result = cluster.run(node, *argv, check=False)
@@ -32,84 +39,81 @@ def refused(cluster: kit.Cluster, node: str, *argv: str) -> str:
     return result.stderr.strip()
 
 
-def test_a_node_starts_tells_about_itself_and_stops(start_cluster: Start) -> None:
-    cluster = start_cluster("[nodes.a]\n[nodes.b]\n")
-    cluster.run("a", "qnet", "nodes", "--wait", "b")
-    cluster.run("b", "qnet", "nodes", "--wait", "a")
+def test_a_node_starts_tells_about_itself_and_stops(nodes: kit.Cluster) -> None:
+    nodes.run("a", "qnet", "nodes", "--wait", "b")
+    nodes.run("b", "qnet", "nodes", "--wait", "a")
 
-    status = facts(cluster, "a")
-    assert (status["node"], status["cluster"], status["mount"]) == ("a", cluster.name, "/net")
+    status = facts(nodes, "a")
+    assert (status["node"], status["cluster"], status["mount"]) == ("a", nodes.name, "/net")
     number = status["compiled_modules"]
     assert isinstance(number, int)
     assert (number > 0) == (os.environ["QNETPY_COMPILED"] == "on")
     for row in ("node:", "NODE", "b     up", "established ", "dropped: ", describe(number)):
-        assert row in cluster.run("a", "qnet", "status").stdout
-    assert "b     up" in cluster.run("a", "qnet", "ls").stdout
-    assert "is up already" in refused(cluster, "a", "qnet", "up")
+        assert row in nodes.run("a", "qnet", "status").stdout
+    assert "b     up" in nodes.run("a", "qnet", "ls").stdout
+    assert "is up already" in refused(nodes, "a", "qnet", "up")
 
     # By its number another process may be meant there.
     for word in "down", "restart":
-        assert "in another pid namespace" in refused(cluster, "b", "unshare", "--pid", "--fork", "--kill-child", "qnet", word)
-        assert cluster.run("b", "ls", "/net").stdout.split() == ["a", "b"]
+        assert "in another pid namespace" in refused(nodes, "b", "unshare", "--pid", "--fork", "--kill-child", "qnet", word)
+        assert nodes.run("b", "ls", "/net").stdout.split() == ["a", "b"]
 
     begin = time.monotonic()
-    assert cluster.run("b", "qnet", "down").stdout == "node is down\n"
-    took = time.monotonic() - begin + wait_for(lambda: states(cluster, "a") == {"b": "down"}, 5.0)
+    assert nodes.run("b", "qnet", "down").stdout == "node is down\n"
+    took = time.monotonic() - begin + wait_for(lambda: states(nodes, "a") == {"b": "down"}, 5.0)
     assert took < 3.0, "it did not say goodbye: the others waited for the silence"
-    assert cluster.run("b", "qnet", "down").stdout == "this node is not up\n"
-    assert refused(cluster, "b", "qnet", "status") == "qnet status: this node is not up; try: qnet up"
-    assert cluster.run("b", "cat", "/proc/mounts").stdout.count(" /net ") == 0
-    assert "not up within 0.1 s: b" in refused(cluster, "a", "qnet", "nodes", "--wait", "b", "--timeout", "0.1")
+    assert nodes.run("b", "qnet", "down").stdout == "this node is not up\n"
+    assert refused(nodes, "b", "qnet", "status") == "qnet status: this node is not up; try: qnet up"
+    assert nodes.run("b", "cat", "/proc/mounts").stdout.count(" /net ") == 0
+    assert "not up within 0.1 s: b" in refused(nodes, "a", "qnet", "nodes", "--wait", "b", "--timeout", "0.1")
 
-    cluster.run("b", "qnet", "up")
-    cluster.run("a", "qnet", "nodes", "--wait", "b")
-    assert cluster.run("a", "cat", "/net/b/etc/hostname").stdout == "b\n"
+    nodes.run("b", "qnet", "up")
+    nodes.run("a", "qnet", "nodes", "--wait", "b")
+    assert nodes.run("a", "cat", "/net/b/etc/hostname").stdout == "b\n"
 
 
-def test_a_message_to_nobody_says_what_is_missing(start_cluster: Start) -> None:
-    cluster = start_cluster("[nodes.a]\n[nodes.b]\n")
-    cluster.run("a", "qnet", "nodes", "--wait", "b")
+def test_a_message_to_nobody_says_what_is_missing(nodes: kit.Cluster) -> None:
+    nodes.run("a", "qnet", "nodes", "--wait", "b")
 
-    assert refused(cluster, "a", "qnet", "send", "b/clock", "x") == (
+    assert refused(nodes, "a", "qnet", "send", "b/clock", "x") == (
         "qnet send: nobody has attached the name 'clock' on node b; try: qnet name, there, which lists them"
     )
-    assert refused(cluster, "a", "qnet", "send", "c/clock", "x") == "qnet send: no node c is up; try: qnet ls"
-    assert refused(cluster, "a", "qnet", "send", "b/", "x").startswith("qnet send: 'b/' is no server's name")
+    assert refused(nodes, "a", "qnet", "send", "c/clock", "x") == "qnet send: no node c is up; try: qnet ls"
+    assert refused(nodes, "a", "qnet", "send", "b/", "x").startswith("qnet send: 'b/' is no server's name")
 
 
-def test_a_daemon_that_was_killed_is_followed_by_another(start_cluster: Start) -> None:
+def test_a_daemon_that_was_killed_is_followed_by_another(nodes: kit.Cluster) -> None:
     """It leaves a dead mount, its lock file and its socket. One of several that are started at once wins, the others say so."""
-    cluster = start_cluster("[nodes.a]\n[nodes.b]\n")
-    cluster.run("b", "qnet", "nodes", "--wait", "a")
+    nodes.run("b", "qnet", "nodes", "--wait", "a")
 
-    cluster.run("b", "sh", "-c", "kill -9 $(cat /run/qnet/lock)")
-    wait_for(lambda: "not connected" in cluster.run("b", "ls", "/net", check=False).stderr, 5.0)
-    assert refused(cluster, "b", "qnet", "status") == "qnet status: this node is not up; try: qnet up"
-    result = cluster.run("b", "sh", "-c", "for i in 1 2 3; do qnet up & done; wait")
+    nodes.run("b", "sh", "-c", "kill -9 $(cat /run/qnet/lock)")
+    wait_for(lambda: "not connected" in nodes.run("b", "ls", "/net", check=False).stderr, 5.0)
+    assert refused(nodes, "b", "qnet", "status") == "qnet status: this node is not up; try: qnet up"
+    result = nodes.run("b", "sh", "-c", "for i in 1 2 3; do qnet up & done; wait")
     assert result.stdout.count("node is up: process ") == 1, result
     others = result.stderr.splitlines()
     assert len(others) == 2
     assert all("up already" in line or "is running already" in line for line in others), others
-    cluster.run("b", "qnet", "nodes", "--wait", "a")
-    assert cluster.run("b", "cat", "/net/a/etc/hostname").stdout == "a\n"
-    assert cluster.run("b", "grep", "-c", " /net ", "/proc/mounts").stdout == "1\n"
+    nodes.run("b", "qnet", "nodes", "--wait", "a")
+    assert nodes.run("b", "cat", "/net/a/etc/hostname").stdout == "a\n"
+    assert nodes.run("b", "grep", "-c", " /net ", "/proc/mounts").stdout == "1\n"
 
 
-def test_what_is_mounted_on_a_running_node_is_seen_by_the_others(start_cluster: Start) -> None:
+def test_what_is_mounted_on_a_running_node_is_seen_by_the_others(nodes: kit.Cluster) -> None:
     """As on machines, whose mounts are shared with the daemon's namespace; and /net itself, mounted again elsewhere, is not served in a
     circle."""
-    cluster = start_cluster("[nodes.a]\n[nodes.b]\n")
-    cluster.run("a", "qnet", "nodes", "--wait", "b")
-    cluster.run("b", "qnet", "nodes", "--wait", "a")
+    nodes.run("a", "qnet", "nodes", "--wait", "b")
+    nodes.run("b", "qnet", "nodes", "--wait", "a")
 
-    cluster.run("b", "sh", "-c", "mkdir /tmp/disk && mount -t tmpfs -o mode=0755 none /tmp/disk && echo there >/tmp/disk/file")
-    assert cluster.run("a", "cat", "/net/b/tmp/disk/file").stdout == "there\n"
+    nodes.run("b", "sh", "-c", "mkdir /tmp/disk && mount -t tmpfs -o mode=0755 none /tmp/disk && echo there >/tmp/disk/file")
+    assert nodes.run("a", "cat", "/net/b/tmp/disk/file").stdout == "there\n"
 
-    cluster.run("b", "sh", "-c", "mkdir /tmp/again && mount --bind /net /tmp/again")
-    assert cluster.run("b", "ls", "/tmp/again").stdout == "a\nb\n"
-    assert cluster.run("a", "timeout", "5", "ls", "-A", "/net/b/tmp/again").stdout == ""
-    assert cluster.run("a", "timeout", "5", "cat", "/net/b/etc/hostname").stdout == "b\n"
-    assert cluster.run("b", "timeout", "5", "cat", "/net/a/etc/hostname").stdout == "a\n"
+    nodes.run("b", "sh", "-c", "mkdir /tmp/again && mount --bind /net /tmp/again")
+    assert nodes.run("b", "ls", "/tmp/again").stdout == "a\nb\n"
+    assert nodes.run("a", "timeout", "5", "ls", "-A", "/net/b/tmp/again").stdout == ""
+    assert nodes.run("a", "timeout", "5", "cat", "/net/b/etc/hostname").stdout == "b\n"
+    assert nodes.run("b", "timeout", "5", "cat", "/net/a/etc/hostname").stdout == "a\n"
+    nodes.run("b", "umount", "-l", "/tmp/again", "/tmp/disk")
 
 
 def test_a_node_that_cannot_start_says_why(start_cluster: Start, tmp_path: Path) -> None:

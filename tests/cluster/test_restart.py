@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from qnetpy.testing import cluster as kit
-from tests.cluster.meshed import serving
+from tests.cluster.meshed import seen, serving
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
@@ -56,21 +56,27 @@ print(json.dumps(said), flush=True)
 """
 
 
-def test_programs_go_on_over_a_restart_of_their_own_daemon(start_cluster: Start) -> None:
-    cluster = start_cluster(TOPOLOGY)
-    cluster.run("a", "qnet", "nodes", "--wait", "b")
-    with cluster.running("a", sys.executable, "-c", PROGRAM) as process:
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[kit.Cluster]:
+    """a and b, for all tests after which a is up with a mount at /net as before."""
+    with seen(TOPOLOGY) as running:
+        yield running
+
+
+def test_programs_go_on_over_a_restart_of_their_own_daemon(nodes: kit.Cluster) -> None:
+    nodes.run("a", "qnet", "nodes", "--wait", "b")
+    with nodes.running("a", sys.executable, "-c", PROGRAM) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         # Its lock is held again.
         locked = "import fcntl; fcntl.lockf(open('/tmp/work/deep/file', 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
         for _ in range(2):
-            told = json.loads(cluster.run("a", "qnet", "restart", "--json").stdout)
+            told = json.loads(nodes.run("a", "qnet", "restart", "--json").stdout)
             assert told["mounts"] == ["/net"]
-            assert cluster.run("a", "grep", "-c", " /net ", "/proc/mounts").stdout == "1\n"
-            cluster.run("a", "timeout", "20", "cat", "/net/b/etc/hostname")
-            kit.wait_for(lambda: cluster.run("b", sys.executable, "-c", locked, check=False).returncode == 1, 5.0, "locked again")
-        cluster.run("a", "touch", "/tmp/enough")
+            assert nodes.run("a", "grep", "-c", " /net ", "/proc/mounts").stdout == "1\n"
+            nodes.run("a", "timeout", "20", "cat", "/net/b/etc/hostname")
+            kit.wait_for(lambda: nodes.run("b", sys.executable, "-c", locked, check=False).returncode == 1, 5.0, "locked again")
+        nodes.run("a", "touch", "/tmp/enough")
         said = json.loads(process.stdout.readline())
     assert said["errors"] == []
     assert said["count"] > 10
@@ -79,8 +85,8 @@ def test_programs_go_on_over_a_restart_of_their_own_daemon(start_cluster: Start)
     assert said["stale"] == 116
     assert said["slowest"] < 15.0
     # The kernel has given back what the program had open.
-    assert cluster.run("a", "timeout", "5", "cat", "/net/b/etc/hostname").stdout == "b\n"
-    log = cluster.run("b", "cat", "/tmp/work/deep/log").stdout
+    assert nodes.run("a", "timeout", "5", "cat", "/net/b/etc/hostname").stdout == "b\n"
+    log = nodes.run("b", "cat", "/tmp/work/deep/log").stdout
     assert log == "".join(f"{number:08d}" for number in range(said["count"]))
 
 
@@ -106,36 +112,34 @@ def waits(cluster: kit.Cluster) -> bool:
     return any("lock" in one["operation"].lower() or "setlk" in one["operation"].lower() for one in told["requests"])
 
 
-def test_who_waits_for_a_lock_waits_on(start_cluster: Start) -> None:
+def test_who_waits_for_a_lock_waits_on(nodes: kit.Cluster) -> None:
     """The kernel sends the request again."""
-    cluster = start_cluster(TOPOLOGY)
-    cluster.run("a", "qnet", "nodes", "--wait", "b")
-    with cluster.running("a", sys.executable, "-c", HOLDER) as holder:
+    nodes.run("a", "qnet", "nodes", "--wait", "b")
+    with nodes.running("a", sys.executable, "-c", HOLDER) as holder:
         assert holder.stdout is not None
         assert holder.stdin is not None
         assert holder.stdout.readline() == b"locked\n"
-        with cluster.running("a", sys.executable, "-c", WAITER) as waiter:
+        with nodes.running("a", sys.executable, "-c", WAITER) as waiter:
             assert waiter.stdout is not None
             assert waiter.stdout.readline() == b"open\n"
-            kit.wait_for(lambda: waits(cluster), 20.0, "waits")
-            cluster.run("a", "qnet", "restart")
-            cluster.run("a", "qnet", "nodes", "--wait", "b")
-            kit.wait_for(lambda: waits(cluster), 30.0, "waits again")
+            kit.wait_for(lambda: waits(nodes), 20.0, "waits")
+            nodes.run("a", "qnet", "restart")
+            nodes.run("a", "qnet", "nodes", "--wait", "b")
+            kit.wait_for(lambda: waits(nodes), 30.0, "waits again")
             holder.stdin.write(b"\n")
             holder.stdin.flush()
             assert waiter.stdout.readline() == b"got it\n"
 
 
-def test_a_restart_that_fails_leaves_nothing_behind(start_cluster: Start) -> None:
-    cluster = start_cluster(TOPOLOGY)
-    cluster.run("a", "qnet", "nodes", "--wait", "b")
-    refused = cluster.run("a", "qnet", "restart", "--interface", "none0", check=False)
+def test_a_restart_that_fails_leaves_nothing_behind(nodes: kit.Cluster) -> None:
+    nodes.run("a", "qnet", "nodes", "--wait", "b")
+    refused = nodes.run("a", "qnet", "restart", "--interface", "none0", check=False)
     assert refused.returncode == 1
-    assert cluster.run("a", "timeout", "5", "ls", "/net", check=False).returncode
-    cluster.run("a", "timeout", "20", "qnet", "restart")
-    cluster.run("a", "qnet", "nodes", "--wait", "b")
-    assert cluster.run("a", "timeout", "5", "cat", "/net/b/etc/hostname").stdout == "b\n"
-    assert cluster.run("a", "grep", "-c", " /net ", "/proc/mounts").stdout == "1\n"
+    assert nodes.run("a", "timeout", "5", "ls", "/net", check=False).returncode
+    nodes.run("a", "timeout", "20", "qnet", "restart")
+    nodes.run("a", "qnet", "nodes", "--wait", "b")
+    assert nodes.run("a", "timeout", "5", "cat", "/net/b/etc/hostname").stdout == "b\n"
+    assert nodes.run("a", "grep", "-c", " /net ", "/proc/mounts").stdout == "1\n"
 
 
 def test_a_mount_that_is_not_wanted_any_more_is_removed(start_cluster: Start) -> None:
@@ -150,15 +154,14 @@ def test_a_mount_that_is_not_wanted_any_more_is_removed(start_cluster: Start) ->
         assert "b" in cluster.run("a", "timeout", "10", "ls", "/tmp/net").stdout.split()
 
 
-def test_two_restarts_at_once_are_one_after_the_other(start_cluster: Start) -> None:
-    cluster = start_cluster(TOPOLOGY)
-    cluster.run("a", "qnet", "nodes", "--wait", "b")
+def test_two_restarts_at_once_are_one_after_the_other(nodes: kit.Cluster) -> None:
+    nodes.run("a", "qnet", "nodes", "--wait", "b")
     script = "cd /net/b/tmp && echo there && read line && ls -d . && exec sleep 60"
-    with cluster.running("a", "sh", "-c", script) as process:
+    with nodes.running("a", "sh", "-c", script) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         assert process.stdout.readline() == b"there\n"
-        told = cluster.run("a", "sh", "-c", "qnet restart & first=$!; qnet up & qnet restart && wait $first").stdout
+        told = nodes.run("a", "sh", "-c", "qnet restart & first=$!; qnet up & qnet restart && wait $first").stdout
         assert told.count("/net kept") == 2
         process.stdin.write(b"\n")
         process.stdin.flush()
@@ -176,22 +179,20 @@ def test_a_full_run_directory_is_said_to_be_full(start_cluster: Start) -> None:
     cluster.run("a", "qnet", "up")
 
 
-def test_a_shell_that_has_files_of_it_open_restarts_it(start_cluster: Start) -> None:
+def test_a_shell_that_has_files_of_it_open_restarts_it(nodes: kit.Cluster) -> None:
     """Whoever starts the next daemon closes what it inherits, while there is no daemon to ask."""
-    cluster = start_cluster(TOPOLOGY)
-    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    nodes.run("a", "qnet", "nodes", "--wait", "b")
     words = "exec 7<>/net/b/tmp/held && echo one >&7 && timeout 20 qnet restart && echo two >&7 && cat /net/b/tmp/held"
-    assert cluster.run("a", "sh", "-c", words).stdout.endswith("one\ntwo\n")
+    assert nodes.run("a", "sh", "-c", words).stdout.endswith("one\ntwo\n")
 
 
-def test_its_own_streams_are_no_files_of_the_mount(start_cluster: Start) -> None:
+def test_its_own_streams_are_no_files_of_the_mount(nodes: kit.Cluster) -> None:
     """They would be waited for while there is no daemon."""
-    cluster = start_cluster(TOPOLOGY)
-    cluster.run("a", "qnet", "nodes", "--wait", "b")
+    nodes.run("a", "qnet", "nodes", "--wait", "b")
     for words, name in ("<", "input"), (">", "output"), ("2>", "error"):
         script = f"cd /net/b/tmp && echo > said && timeout 20 qnet restart {words} said; echo $?; cat said >&2"
-        done = cluster.run("a", "sh", "-c", script)
+        done = nodes.run("a", "sh", "-c", script)
         assert done.stdout == "1\n"
         assert f"standard {name} is a file of /net" in done.stderr
     # Where it is does not matter.
-    assert "/net kept" in cluster.run("a", "sh", "-c", "cd /net/b/tmp && timeout 20 qnet restart").stdout
+    assert "/net kept" in nodes.run("a", "sh", "-c", "cd /net/b/tmp && timeout 20 qnet restart").stdout
