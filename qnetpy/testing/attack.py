@@ -23,7 +23,7 @@ from stack.wire.ethernet import HEADER_SIZE
 
 TRIES = 4
 RENEWED = 2.0
-"""Seconds within which a link that is to have new keys asks for them, a second more than `qnetpy.link.machine` waits."""
+"""Seconds within which a link that is to have new keys has them, a second more than `qnetpy.link.machine` waits."""
 TOPOLOGY = """
 title = "flood"
 [links.lan]
@@ -65,12 +65,21 @@ def record(cluster: Cluster, caller: str, called: str, folder: Path, traffic: Ca
             cluster.run(caller, "qnet", "up")
             cluster.run(caller, "qnet", "nodes", "--wait", called)
             (traffic or write)()
-            cluster.run(caller, "qnet", "suites", *facts(cluster, caller)["suites"])
-            time.sleep(RENEWED)
+            status = facts(cluster, caller)
+            wanted = _handshakes(status) + sum(node["state"] == "up" for node in status["nodes"])
+            cluster.run(caller, "qnet", "suites", *status["suites"])
+            end = time.monotonic() + RENEWED
+            while _handshakes(facts(cluster, caller)) < wanted and time.monotonic() < end:
+                time.sleep(0.05)
         frames = read_pcap(file)
         if any(frame[:6] == mac and frame[HEADER_SIZE] == wire.INITIATION for frame in frames):
             return pack_recording(frames)
     raise AssertionError(f"{caller} did not call {called} for new keys, {TRIES} times")
+
+
+def _handshakes(status: dict[str, Any]) -> int:
+    """How many the node has completed that told *status*."""
+    return int(status["handshake"].get("established", 0))
 
 
 def drops_of(status: dict[str, Any]) -> Counter[str]:
