@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from qnetpy.testing import cluster as kit
-from tests.cluster.meshed import serving
+from tests.cluster.meshed import seen, serving
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 Start = Callable[..., kit.Cluster]
@@ -39,6 +39,13 @@ for line in sys.stdin:
     except OSError as error:
         print(json.dumps(error.strerror), flush=True)
 """
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[kit.Cluster]:
+    """n1 and n2, for all tests that end neither."""
+    with seen(TOPOLOGY) as running:
+        yield running
 
 
 def test_read_ahead_between_nodes(start_cluster: Start) -> None:
@@ -75,25 +82,21 @@ def test_read_ahead_between_nodes(start_cluster: Start) -> None:
         assert ask('os.stat(f"{root}/d/f60").st_size') == "Host is down"
 
 
-def test_other_users_are_not_shown_what_was_read_ahead_for_one(start_cluster: Start) -> None:
-    cluster = start_cluster(TOPOLOGY)
-    cluster.run("n2", "sh", "-c", MAKE)
-    cluster.run("n1", "qnet", "nodes", "--wait", "n2")
+def test_other_users_are_not_shown_what_was_read_ahead_for_one(nodes: kit.Cluster) -> None:
+    nodes.run("n2", "sh", "-c", MAKE)
 
     everyone = "cd /net/n2/tmp/t; for n in $(seq 100); do stat -c %s closed/f$n || exit 1; done >/dev/null"
-    cluster.run("n1", "sh", "-c", everyone)
-    found = cluster.run("n1", "stat", "/net/n2/tmp/t/closed/f180", user="nobody", check=False)
+    nodes.run("n1", "sh", "-c", everyone)
+    found = nodes.run("n1", "stat", "/net/n2/tmp/t/closed/f180", user="nobody", check=False)
 
     assert found.returncode != 0
     assert "Permission denied" in found.stderr
 
 
-def test_listing_net_leaves_no_made_up_attributes_behind(start_cluster: Start) -> None:
-    cluster = start_cluster(TOPOLOGY)
-    cluster.run("n1", "qnet", "nodes", "--wait", "n2")
-    true = cluster.run("n2", "stat", "-c", "%a", "/").stdout
+def test_listing_net_leaves_no_made_up_attributes_behind(nodes: kit.Cluster) -> None:
+    true = nodes.run("n2", "stat", "-c", "%a", "/").stdout
 
-    found = cluster.run("n1", "sh", "-c", "ls -l /net; stat -c %a /net/n2").stdout
+    found = nodes.run("n1", "sh", "-c", "ls -l /net; stat -c %a /net/n2").stdout
 
     assert " n2\n" in found
     assert true != "555\n", "what a listing of names of other nodes used to say"
