@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
@@ -36,6 +35,8 @@ MS_SHARED = 0x100000
 MNT_DETACH = 2
 
 PR_SET_PDEATHSIG = 1
+SIGKILL = 9
+"""As in `signal`, which imports enum: too much for a program that is started for each command on a node."""
 SYS_MOUNT_SETATTR = 442
 """The same number on every architecture, as for all system calls since Linux 5.1."""
 AT_FDCWD = -100
@@ -108,9 +109,9 @@ def change_root(root: str) -> None:
     os.chdir("/")
 
 
-def die_with_parent(sign: signal.Signals = signal.SIGKILL) -> None:
-    """Have the kernel send *sign* to this process when its parent ends. Lost at exec of a program with other rights."""
-    _check(_libc().prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(sign), 0, 0, 0), "prctl PDEATHSIG")
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends. Lost at exec of a program with other rights."""
+    _check(_libc().prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(SIGKILL), 0, 0, 0), "prctl PDEATHSIG")
 
 
 def namespace_fds(pid: int, proc: str = "/proc", user: bool = True) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qnetpy.cluster import harness, state, topology
+from qnetpy.cluster import control, entry, harness, state, topology
 from qnetpy.cluster.harness import ClusterError
 from qnetpy.testing import cluster as kit
 from qnetpy.testing.cluster import wait_for
@@ -69,6 +69,27 @@ def test_exec_is_transparent(cluster: kit.Cluster) -> None:
     assert (missing.returncode, missing.stderr) == (127, "qnet cluster exec: no-such-program: no such program or directory on node n1\n")
     unknown = cluster.run("n9", "true", check=False)
     assert (unknown.returncode, unknown.stderr) == (1, "qnet cluster: exec: no node 'n9'; known: n1, n2, n3\n")
+
+
+def test_a_node_is_entered_as_any_request_has_it(cluster: kit.Cluster) -> None:
+    """The quick way knows the bytes of request and answer itself, and nothing is imported for it that takes longer than all the rest."""
+    quick = entry.quick(cluster.path, "n1")
+    answer, fds = control.ask(cluster.path, {"do": "enter", "node": "n1"})
+    assert quick is not None
+    assert [kind for kind, _ in quick] == answer["kinds"]
+    assert [os.fstat(fd).st_ino for _, fd in quick] == [os.fstat(fd).st_ino for fd in fds]
+    assert not any(os.get_inheritable(fd) for _, fd in quick)
+    for fd in (*fds, *(fd for _, fd in quick)):
+        os.close(fd)
+    before = len(os.listdir("/proc/self/fd"))
+    for path, node in (cluster.path, "n9"), (cluster.path, 'n1"'), (f"{cluster.path}-none", "n1"):
+        assert entry.quick(path, node) is None
+    assert len(os.listdir("/proc/self/fd")) == before
+    heavy = "json", "enum", "socket", "signal", "re", "collections"
+    shown = f"import sys; sys.path.insert(0, sys.argv[1]); import qnetpy.cluster.entry; print([m for m in {heavy} if m in sys.modules])"
+    words = [sys.executable, "-S", "-P", "-c", shown, str(Path(__file__).parents[2])]
+    env = {**os.environ, "QNETPY_COMPILED": "off"}
+    assert subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=env).stdout == "[]\n"
 
 
 def test_the_command_line_does_the_same(cluster: kit.Cluster) -> None:
