@@ -66,9 +66,8 @@ class Teller:
             else:
                 self.errors.append(rest)
 
-    def commits(self, count: int = 2) -> None:
-        """Wait until it has, so many times from now on."""
-        goal = len(self.done) + count
+    def reaches(self, goal: int) -> None:
+        """Wait until so many of its transactions are done."""
         kit.wait_for(
             lambda: len(self.done) >= goal or bool(self.ended()), AGAIN, f"{self.node} ({self.journal}) commits; {self.errors[-1:]}"
         )
@@ -120,13 +119,16 @@ class Bank:
         return int(self.cluster.run(node, "cat", "/run/qnet/lock").stdout)
 
     def play(self, name: str) -> None:
-        """One fault in the middle of something, and work again."""
-        for teller in self.tellers:
-            teller.commits()
+        """One fault in the middle of something, and work again, in the middle of which the next may come."""
         time.sleep(self.random.uniform(0.0, 0.2))  # somewhere within transactions that take some ten ms
         FAULTS[name](self)
-        for teller in self.tellers:
-            teller.commits()
+        self.all_work()
+
+    def all_work(self) -> None:
+        """Wait until each has done what it is at, and a transaction more."""
+        goals = [len(teller.done) + 2 for teller in self.tellers]
+        for teller, goal in zip(self.tellers, goals, strict=True):
+            teller.reaches(goal)
 
     def kill_daemon(self, node: str) -> None:
         self.cluster.run(node, "kill", f"-{int(signal.SIGKILL)}", str(self.daemon(node)))
@@ -184,6 +186,7 @@ def bank(seed: int) -> Iterator[Bank]:
                 teller.start()
                 stack.callback(teller.kill)
                 there.tellers.append(teller)
+        there.all_work()
         yield there
 
 
