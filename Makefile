@@ -9,7 +9,7 @@ SEEDS  ?= 5000
 OPTIMISE ?= 2
 SECONDS ?= 600
 
-.PHONY: help demo bytecode test test-nodes test-stack test-rest lint bench sim compile fuzz clean
+.PHONY: help demo bytecode test test-nodes test-nodes-a-i test-nodes-j-z test-stack test-rest lint bench sim compile fuzz clean
 help:
 	@echo 'make demo         three machines become one, shown with real commands (under 2 minutes)'
 	@echo 'make test         all tests'
@@ -31,11 +31,18 @@ bytecode: $(READY)
 	@$(PYTHON) -m compileall -q resmgr stack qnetpy
 
 # Parts beside each other, since machines in namespaces and bridges that converge mostly wait. `make test-nodes`, `test-stack` or `test-rest` runs one.
+# Those of whole nodes take the longest and wait the most: two halves by the first letters of their files.
 test: $(READY) bytecode
-	@$(MAKE) -s -j3 --output-sync=target test-nodes test-rest test-stack
+	@$(MAKE) -s -j4 --output-sync=target test-nodes-a-i test-nodes-j-z test-rest test-stack
 
 test-nodes: $(READY) bytecode
-	@$(PYTHON) -m pytest -q tests/cluster
+	@$(MAKE) -s -j2 --output-sync=target test-nodes-a-i test-nodes-j-z
+
+test-nodes-a-i: $(READY) bytecode
+	@$(PYTHON) -m pytest -q --ignore-glob '*/cluster/test_[j-z]*' tests/cluster
+
+test-nodes-j-z: $(READY) bytecode
+	@$(PYTHON) -m pytest -q --ignore-glob '*/cluster/test_[a-i]*' tests/cluster
 
 test-stack: $(READY) bytecode
 	@$(PYTHON) -m pytest -q tests/stack
