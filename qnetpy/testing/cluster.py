@@ -19,8 +19,9 @@ from qnetpy.cluster.handle import running as cluster
 
 __all__ = ["Cluster", "cluster", "facts", "missing", "states", "wait_for"]
 
-POLL = 0.1
-"""Seconds between looks. Each commonly starts two programs, so a shorter pause takes a core from what is waited for."""
+POLL, POLL_MAX = 0.1, 0.5
+"""Seconds between looks. Each commonly starts two programs, so a shorter pause takes a core from what is waited for; where a look takes
+longer itself, since the machine is busy, the pause is as long."""
 
 
 def missing(fuse: bool = True) -> str:
@@ -42,8 +43,10 @@ def states(on: Cluster, node: str) -> dict[str, str]:
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0, what: str = "what was waited for") -> float:
     """Look until *condition* holds; returns the seconds that it took. AssertionError when it does not within *seconds*."""
-    began = time.monotonic()
+    began = looked = time.monotonic()
     while not condition():
-        assert time.monotonic() - began < seconds, f"did not happen within {seconds:g} s: {what}"
-        time.sleep(POLL)
+        now = time.monotonic()
+        assert now - began < seconds, f"did not happen within {seconds:g} s: {what}"
+        time.sleep(min(max(POLL, now - looked), POLL_MAX))
+        looked = time.monotonic()
     return time.monotonic() - began

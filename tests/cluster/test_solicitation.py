@@ -79,8 +79,8 @@ def test_three_machines_without_ip_find_each_other_and_a_fourth_later(
     passed = [(when, frame) for when, frame in timed(file) if own in (frame[:6], frame[6:12]) or frame[:6] == GROUP]
     asked = next(when for when, frame in passed if frame[6:12] == own and frame[HEADER_SIZE] == wire.SOLICITATION)
     met = [
-        min(when for when, frame in passed if frame[:12] == own + mac(cluster, other) and frame[HEADER_SIZE] == wire.DATA)
-        for other in names
+        min(when for when, frame in passed if frame[:12] == own + other and frame[HEADER_SIZE] == wire.DATA)
+        for other in [mac(cluster, name) for name in names]
     ]
     with capsys.disabled():
         print(f"\nfrom its first word to the first packet of each of three nodes: {[round(when - asked, 4) for when in met]} s")
@@ -119,8 +119,9 @@ def test_who_has_only_its_list_sends_nothing_to_find_others(start_cluster: Start
         # As often n1 would have asked, if it did.
         wait_for(lambda: facts(cluster, "n1")["drops"].get("solicitations_unheard", 0) >= 3, SOON, "n2 has asked three times")
     sent = [frame for _, frame in timed(file)]
-    assert [frame for frame in sent if frame[6:12] == mac(cluster, "n1")] == []
-    others = [frame for frame in sent if frame[6:12] == mac(cluster, "n2")]
+    first, second = (mac(cluster, name) for name in ("n1", "n2"))
+    assert [frame for frame in sent if frame[6:12] == first] == []
+    others = [frame for frame in sent if frame[6:12] == second]
     assert len(others) >= 3
     assert {(frame[:6], frame[HEADER_SIZE]) for frame in others} == {(GROUP, wire.SOLICITATION)}
     assert discovery(cluster, "n1") == {}
