@@ -36,6 +36,10 @@ AGAIN = 40.0
 """Seconds in which everybody has to have committed again: the start of a daemon on a busy machine, and waits for locks of who is gone."""
 
 
+LEFT = 1.0
+"""Seconds for what it still says."""
+
+
 class Teller:
     """The program on a client, and what it said."""
 
@@ -52,7 +56,7 @@ class Teller:
         self._process = subprocess.Popen(
             self.cluster.command(self.node, *words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        self._reader = threading.Thread(target=self._read, args=(self._process,))
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
@@ -87,11 +91,17 @@ class Teller:
         process, self._process = self._process, None
         if process is None:
             return
+        assert process.stdin is not None
+        process.stdin.close()
+        # What entered the node; the program in there ends by its input, unless it waits for a lock.
         process.kill()
         process.wait()
         if self._reader is not None:
-            self._reader.join()
-        for stream in (process.stdin, process.stdout, process.stderr):
+            self._reader.join(LEFT)
+            if self._reader.is_alive():
+                # It would be waited for.
+                return
+        for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
 

@@ -79,7 +79,8 @@ def test_a_message_to_nobody_says_what_is_missing(start_cluster: Start) -> None:
 
 def test_a_daemon_that_was_killed_is_followed_by_another(start_cluster: Start) -> None:
     """It leaves a dead mount, its lock file and its socket. One of several that are started at once wins, the others say so."""
-    cluster = start_cluster("[nodes.a]\n[nodes.b]\n")
+    more = '[[nodes.b.config.qnet.mounts]]\npoint = "/tmp/more"\nsource = "a:/"\n'
+    cluster = start_cluster(f"[nodes.a]\n[nodes.b]\n{more}")
     cluster.run("b", "qnet", "nodes", "--wait", "a")
 
     cluster.run("b", "sh", "-c", "kill -9 $(cat /run/qnet/lock)")
@@ -93,6 +94,8 @@ def test_a_daemon_that_was_killed_is_followed_by_another(start_cluster: Start) -
     cluster.run("b", "qnet", "nodes", "--wait", "a")
     assert cluster.run("b", "cat", "/net/a/etc/hostname").stdout == "a\n"
     assert cluster.run("b", "grep", "-c", " /net ", "/proc/mounts").stdout == "1\n"
+    wait_for(lambda: cluster.run("b", "cat", "/tmp/more/etc/hostname", check=False).stdout == "a\n", 5.0)
+    assert cluster.run("b", "grep", "-c", " /tmp/more ", "/proc/mounts").stdout == "1\n"
 
 
 def test_what_is_mounted_on_a_running_node_is_seen_by_the_others(start_cluster: Start) -> None:
