@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from weakref import WeakKeyDictionary
@@ -25,7 +26,7 @@ from qnetpy.netfs.mount import NET_OPTIONS, NetMount
 from resmgr.channel import CHID_PATHMGR, ND_LOCAL, PID_SYSTEM, Connection, Credentials, Kernel
 from resmgr.dispatch import Dispatch
 from resmgr.fuse.machine import Machine
-from resmgr.fuse.mount import Mount
+from resmgr.fuse.mount import Device, Mount
 from resmgr.fuse.options import WHOLE, FuseOptions, OptionError, Part, options_text, parse_options
 from resmgr.fuse.state import State
 from resmgr.iomsg import Target
@@ -53,6 +54,10 @@ class NetMounts:
     ) -> None:
         self._run_dir = run_dir
         self._record = record.Record(run_dir)
+        self._left: dict[str, set[Device]] = {}
+        """Where a daemon that was killed has left mounts. Not written down any more when the first one of this daemon is."""
+        for one in record.left(run_dir) if run_dir else ():
+            self._left.setdefault(one.point, set()).add(one.device)
         self._dispatch = dispatch
         self._kernel = kernel
         self._accounts = accounts
@@ -183,9 +188,13 @@ class NetMounts:
         mount = Mount(point, options, namespace)
         self._underway.add(point)
 
+        left = self._left.pop(point, set())
+
         def attach() -> int:
-            os.makedirs(point, 0o755, exist_ok=True)
-            return mount.attach({one.device for one in record.left(self._run_dir)} if self._run_dir else ())
+            with suppress(FileExistsError):
+                # Not exist_ok, which looks at what is there: the dead mount of a daemon that was killed, which mounting removes.
+                os.makedirs(point, 0o755)
+            return mount.attach(left)
 
         def attached(device: int | BaseException) -> None:
             self._underway.discard(point)

@@ -57,6 +57,8 @@ class NodeTable:
             self.unname(child, parent, name)
         if known is not None:
             known.met(attr)
+            # Who may use it by another name need not by this one: exports are of paths.
+            known.allowed = None
             self.add_name(known, parent, name)
             self._outnumbered(known)
             return known

@@ -28,12 +28,27 @@ from tests.cluster.meshed import needs_net, serving
 
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 PROGRAM = str(Path(__file__).with_name("banking.py"))
-TOPOLOGY = serving("a", "b", "s", title="databases", path="/")
+MOUNTED = """
+[[nodes.a.config.qnet.mounts]]
+point = "/tmp/patient"
+source = "s:/"
+options = "hard"
+[[nodes.b.config.qnet.mounts]]
+point = "/tmp/untold"
+source = "s:/"
+options = "lease=0"
+"""
+TOPOLOGY = serving("a", "b", "s", title="databases", path="/") + MOUNTED
 PLACE = "/tmp/bank"
-JOURNALS = ("delete", "truncate", "persist")
-"""SQLite's rollback journals; a write-ahead log is for one machine."""
+JOURNALS = {"delete": ("/net/s", "/tmp/untold"), "truncate": ("/tmp/patient", "/net/s"), "persist": ("/tmp/patient", "/tmp/untold")}
+"""SQLite's rollback journals (a write-ahead log is for one machine), and by which mounts a and b have theirs. Who waits for the server goes
+on in the middle of a transaction, with what it has locked. Who is not told of changes has to ask for them when it is granted a lock."""
 AGAIN = 40.0
 """Seconds in which everybody has to have committed again: the start of a daemon on a busy machine, and waits for locks of who is gone."""
+
+
+LEFT = 1.0
+"""Seconds for what it still says."""
 
 
 class Teller:
@@ -41,6 +56,7 @@ class Teller:
 
     def __init__(self, cluster: kit.Cluster, node: str, journal: str) -> None:
         self.cluster, self.node, self.journal = cluster, node, journal
+        self.mount = JOURNALS[journal]["ab".index(node)]
         self.begun = 0
         self.done: list[int] = []
         self.errors: list[str] = []
@@ -48,11 +64,11 @@ class Teller:
         self._reader: threading.Thread | None = None
 
     def start(self) -> None:
-        words = (sys.executable, "-P", PROGRAM, self.journal, f"/net/s{PLACE}-{self.journal}", self.node, str(self.begun))
+        words = (sys.executable, "-P", PROGRAM, self.journal, f"{self.mount}{PLACE}-{self.journal}", self.node, str(self.begun))
         self._process = subprocess.Popen(
             self.cluster.command(self.node, *words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        self._reader = threading.Thread(target=self._read, args=(self._process,))
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
@@ -86,11 +102,17 @@ class Teller:
         process, self._process = self._process, None
         if process is None:
             return
+        assert process.stdin is not None
+        process.stdin.close()
+        # What entered the node; the program in there ends by its input, unless it waits for a lock.
         process.kill()
         process.wait()
         if self._reader is not None:
-            self._reader.join()
-        for stream in (process.stdin, process.stdout, process.stderr):
+            self._reader.join(LEFT)
+            if self._reader.is_alive():
+                # It would be waited for.
+                return
+        for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
 

@@ -82,21 +82,25 @@ def test_a_message_to_nobody_says_what_is_missing(nodes: kit.Cluster) -> None:
     assert refused(nodes, "a", "qnet", "send", "b/", "x").startswith("qnet send: 'b/' is no server's name")
 
 
-def test_a_daemon_that_was_killed_is_followed_by_another(nodes: kit.Cluster) -> None:
+def test_a_daemon_that_was_killed_is_followed_by_another(start_cluster: Start) -> None:
     """It leaves a dead mount, its lock file and its socket. One of several that are started at once wins, the others say so."""
-    nodes.run("b", "qnet", "nodes", "--wait", "a")
+    more = '[[nodes.b.config.qnet.mounts]]\npoint = "/tmp/more"\nsource = "a:/"\n'
+    cluster = start_cluster(f"[nodes.a]\n[nodes.b]\n{more}")
+    cluster.run("b", "qnet", "nodes", "--wait", "a")
 
-    nodes.run("b", "sh", "-c", "kill -9 $(cat /run/qnet/lock)")
-    wait_for(lambda: "not connected" in nodes.run("b", "ls", "/net", check=False).stderr, 5.0)
-    assert refused(nodes, "b", "qnet", "status") == "qnet status: this node is not up; try: qnet up"
-    result = nodes.run("b", "sh", "-c", "for i in 1 2 3; do qnet up & done; wait")
+    cluster.run("b", "sh", "-c", "kill -9 $(cat /run/qnet/lock)")
+    wait_for(lambda: "not connected" in cluster.run("b", "ls", "/net", check=False).stderr, 5.0)
+    assert refused(cluster, "b", "qnet", "status") == "qnet status: this node is not up; try: qnet up"
+    result = cluster.run("b", "sh", "-c", "for i in 1 2 3; do qnet up & done; wait")
     assert result.stdout.count("node is up: process ") == 1, result
     others = result.stderr.splitlines()
     assert len(others) == 2
     assert all("up already" in line or "is running already" in line for line in others), others
-    nodes.run("b", "qnet", "nodes", "--wait", "a")
-    assert nodes.run("b", "cat", "/net/a/etc/hostname").stdout == "a\n"
-    assert nodes.run("b", "grep", "-c", " /net ", "/proc/mounts").stdout == "1\n"
+    cluster.run("b", "qnet", "nodes", "--wait", "a")
+    assert cluster.run("b", "cat", "/net/a/etc/hostname").stdout == "a\n"
+    assert cluster.run("b", "grep", "-c", " /net ", "/proc/mounts").stdout == "1\n"
+    wait_for(lambda: cluster.run("b", "cat", "/tmp/more/etc/hostname", check=False).stdout == "a\n", 5.0)
+    assert cluster.run("b", "grep", "-c", " /tmp/more ", "/proc/mounts").stdout == "1\n"
 
 
 def test_what_is_mounted_on_a_running_node_is_seen_by_the_others(nodes: kit.Cluster) -> None:

@@ -140,6 +140,26 @@ def test_a_listing_shows_the_same(rig: Rig) -> None:
     assert rig.walk(b"d/g") == node
 
 
+def test_who_may_use_it_is_asked_again_by_the_other_name(rig: Rig) -> None:
+    """Exports are of paths. The events of the change are not there yet."""
+    watch = rig.fs.watch()
+    directory = leased(rig)
+    node = rig.lookup(directory, b"f").nodeid
+    rig.open(node)
+    may_read = struct.pack("=II", os.R_OK, 0)
+    assert rig.ask(Opcode.ACCESS, node, may_read).error == 0
+    watch.muted = True
+    rename(rig, b"f", b"g")
+    rig.messages()
+    assert rig.ask(Opcode.ACCESS, node, may_read).error == 0
+    assert rig.messages() == {}
+
+    assert rig.lookup(directory, b"g").nodeid == node
+    rig.messages()
+    assert rig.ask(Opcode.ACCESS, node, may_read).error == 0
+    assert rig.messages() == {"access": 1}
+
+
 @pytest.mark.parametrize("how", [Opcode.LOOKUP, Opcode.READDIRPLUS])
 def test_a_listing_of_before_does_not_undo_what_was_done_by_the_other_name(rig: Rig, how: Opcode) -> None:
     for name in (b"a", b"b"):
