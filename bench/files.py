@@ -70,6 +70,8 @@ COLUMNS = (
     _column("find-warm", "find again", "find", "find_warm", "s", 0.3),
     _column("ls-cold", "ls -lR over {count:,} files", "ls", "ls_cold", "s", 1.0),
     _column("ls-warm", "ls -lR again", "ls", "ls_warm", "s", 0.3),
+    _column("copy", "cp -r of {count:,} files from there", "copy", "copy", "s"),
+    _column("grep", "grep -r over them", "copy", "grep", "s"),
     _column("create", "create {count:,} files of 1 KiB", "create", "create", "s", 0.6),
     _column("delete", "delete {count:,} files", "create", "delete", "s", 0.6),
     _column("tar", "tar x of a source tree", "unpack", "tar", "s"),
@@ -83,7 +85,7 @@ COLUMNS = (
 )
 BULK = frozenset(("write", "read"))
 """Verbs that have no place on a slow network here: congestion control would be measured, not files."""
-READ_ONLY = frozenset(("random", "stat", "small", "find", "ls"))
+READ_ONLY = frozenset(("random", "stat", "small", "find", "ls", "copy"))
 """Verbs whose sides see one tree."""
 
 
@@ -97,6 +99,7 @@ def amount(verb: str, far: bool) -> int:
         "small": (2000, 300),
         "find": (10_000, 2_000),
         "ls": (10_000, 2_000),
+        "copy": (2000, 300),
         "create": (1000, 100),
         "sqlite": (100, 20),
     }

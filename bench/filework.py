@@ -15,6 +15,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 
@@ -163,6 +164,17 @@ def open_read_close(path: str) -> None:
     os.close(fd)
 
 
+def copy(folder: str, count: int) -> None:
+    """cp -r to memory here, then grep -r."""
+    with tempfile.TemporaryDirectory() as here:
+        took = {"copy": timed(lambda: tool("cp", "-r", folder, here))}
+        copied = sum(len(names) for _, _, names in os.walk(here))
+    if copied != count:
+        raise SystemExit(f"{copied} files copied instead of {count}")
+    took["grep"] = timed(lambda: subprocess.run(["grep", "-rq", "not in them", folder], check=False))
+    say(**took)
+
+
 def find(folder: str, count: int) -> None:
     """find(1) with a test that needs each file's attributes, twice."""
     walk(folder, count, ["find", folder, "-type", "f", "-size", "+0"], str.startswith, folder, "find")
@@ -238,7 +250,7 @@ def git(folder: str, _count: int) -> None:
     status = ("git", "status", "--porcelain")
     took["status_first"] = timed(lambda: tool(*status, cwd=folder))
     took["status"] = timed(lambda: tool(*status, cwd=folder))
-    with open(f"{folder}/README.md", "a", encoding="utf-8") as file:
+    with open(f"{folder}/docs/architecture.md", "a", encoding="utf-8") as file:
         file.write("one more line\n")
     took["diff"] = timed(lambda: tool("git", "diff", "--stat", cwd=folder))
     say(**took)
@@ -269,6 +281,7 @@ VERBS: dict[str, Callable[[str, int], None]] = {
     "small": small,
     "find": find,
     "ls": list_all,
+    "copy": copy,
     "create": create,
     "fill": fill,
     "empty": empty,
