@@ -29,10 +29,6 @@ from tests.cluster.meshed import needs_net, serving
 pytestmark = [pytest.mark.cluster, pytest.mark.priv]
 PROGRAM = str(Path(__file__).with_name("banking.py"))
 MOUNTED = """
-[[nodes.a.config.qnet.mounts]]
-point = "/tmp/patient"
-source = "s:/"
-options = "hard"
 [[nodes.b.config.qnet.mounts]]
 point = "/tmp/untold"
 source = "s:/"
@@ -40,9 +36,9 @@ options = "lease=0"
 """
 TOPOLOGY = serving("a", "b", "s", title="databases", path="/") + MOUNTED
 PLACE = "/tmp/bank"
-JOURNALS = {"delete": ("/net/s", "/tmp/untold"), "truncate": ("/tmp/patient", "/net/s"), "persist": ("/tmp/patient", "/tmp/untold")}
-"""SQLite's rollback journals (a write-ahead log is for one machine), and by which mounts a and b have theirs. Who waits for the server goes
-on in the middle of a transaction, with what it has locked. Who is not told of changes has to ask for them when it is granted a lock."""
+JOURNALS = {"delete": ("/net/s", "/tmp/untold"), "truncate": ("/net/s", "/net/s"), "persist": ("/net/s", "/tmp/untold")}
+"""SQLite's rollback journals (a write-ahead log is for one machine), and by which mounts a and b have theirs. Who is not told of
+changes has to ask for them when it is granted a lock."""
 AGAIN = 40.0
 """Seconds in which everybody has to have committed again: the start of a daemon on a busy machine, and waits for locks of who is gone."""
 
@@ -60,10 +56,12 @@ class Teller:
         self.begun = 0
         self.done: list[int] = []
         self.errors: list[str] = []
+        self._last = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
 
     def start(self) -> None:
+        self._last = ""
         words = (sys.executable, "-P", PROGRAM, self.journal, f"{self.mount}{PLACE}-{self.journal}", self.node, str(self.begun))
         self._process = subprocess.Popen(
             self.cluster.command(self.node, *words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -87,7 +85,7 @@ class Teller:
         kit.wait_for(
             lambda: len(self.done) >= goal or bool(self.ended()), AGAIN, f"{self.node} ({self.journal}) commits; {self.errors[-1:]}"
         )
-        assert not self.ended()
+        assert not (said := self.ended()), f"{self.node} ({self.journal}): {said}"
 
     def ended(self) -> str:
         """What it said at its end; empty while it works."""
@@ -95,7 +93,9 @@ class Teller:
         if self._process.poll() is None:
             return ""
         assert self._process.stderr is not None
-        return self._process.stderr.read().decode() or f"exit status {self._process.returncode}"
+        if not self._last:
+            self._last = self._process.stderr.read().decode() or f"exit status {self._process.returncode}"
+        return self._last
 
     def kill(self) -> None:
         """Whatever it does. Idempotent."""
