@@ -318,7 +318,7 @@ class Leases:
                     self._anew(lease)
                 else:
                     self._end(lease)
-            self._early.anything(now)
+            self._early.anything(connection, now)
             return
         found = self._leases.get((connection, event.ino))
         if found is None:
@@ -511,8 +511,8 @@ class Leases:
             self._end(lease)
             self._unwanted.add(lease.connection, lease.ino)
 
-    def _dropped(self) -> None:
-        self._early.anything(self._core.dispatch.now())
+    def _dropped(self, connection: Connection) -> None:
+        self._early.anything(connection, self._core.dispatch.now())
 
     def close(self) -> None:
         """The mount is gone; its connections are closed by others. Idempotent."""
