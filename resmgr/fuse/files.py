@@ -217,7 +217,7 @@ def _open(request: Request, found: Found, attr: AttrTuple, at: float, ahead: boo
     settled = _settled(core, node, attr)
     if node.attr_at <= at:
         node.tell(attr, at)
-        core.leases.took(node, at, request.user)
+        core.leases.took(node, at, request.user, by_name=ahead or request.base is not None)
     flags = request.extra
     file = core.add_file(node, found.connection, found.ocb, flags)
     if found.delegated:
