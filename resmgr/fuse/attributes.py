@@ -281,6 +281,9 @@ def access(core: Core, request: Request, view: memoryview) -> None:
     fixed = ACCESS.pack(mask)
     if node.directory:
         core.on_base(request, node, CONNECT, Connect.ACCESS, 0, fixed, b"", ENTRY_MAX, _accessible)
+    elif not node.named and (file := node.descriptor(node.server.connections.get(request.user))) is not None:
+        # By /proc/PID/fd: what has no name is asked about through what is open.
+        core.direct(request, file.connection, (file.ocb, b""), Connect.ACCESS, 0, fixed, b"", ENTRY_MAX, _accessible)
     else:
         core.on_leaf(request, node, Connect.ACCESS, 0, fixed, ENTRY_MAX, _accessible)
 
