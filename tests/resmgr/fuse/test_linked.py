@@ -87,6 +87,6 @@ def test_a_name_that_is_gone_is_not_the_one_it_goes_by(rig: Rig) -> None:
     assert rig.walk(b"d2/a") == node
     rig.fs.remove(b"d2/a")
 
-    assert rig.open(node).error == -errno.ESTALE
+    assert rig.open(node).error == 0, "by the other"
     assert rig.walk(b"d1/a") == node
     assert rig.open(node).error == 0

@@ -12,9 +12,9 @@ import pytest
 
 from resmgr.channel import PID_SYSTEM, Message
 from resmgr.fuse import formats
+from resmgr.fuse.forgotten import AFTER_DEATH
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import Failure
-from resmgr.fuse.forgotten import AFTER_DEATH
 from resmgr.fuse.stuck import abort
 from resmgr.hostfs.objects import HostClient
 from resmgr.iofunc.handle import Handle
