@@ -128,14 +128,14 @@ def _birth(data: Buffer) -> int | None:
     return int(born)
 
 
-def _take(request: Request, attr: AttrTuple, born: int | None = None) -> None:
+def _take(request: Request, attr: AttrTuple, born: int | None = None, by_name: bool = False) -> None:
     """The server told *attr* of the request's node: so is the kernel."""
     core, node = request.core, request.node
     if (attr[1] ^ node.mode) & 0o170000:
         core.error(request, errno.ESTALE)
         return
     take_attr(core, node, attr, request.at)
-    core.leases.took(node, request.at, request.user)
+    core.leases.took(node, request.at, request.user, by_name)
     if request.opcode != Opcode.STATX:
         core.answer_attr(request, node)
     elif not request.answered:
@@ -204,7 +204,7 @@ def _looked_at(request: Request, status: int, reply: Buffer) -> None:
             core.error(request, errno.ESTALE)
             return
         core.nodes.rebind(node, attr)
-    _take(request, attr, _birth(found.data))
+    _take(request, attr, _birth(found.data), by_name=True)
 
 
 def setattr_(core: Core, request: Request, view: memoryview) -> None:
@@ -281,6 +281,9 @@ def access(core: Core, request: Request, view: memoryview) -> None:
     fixed = ACCESS.pack(mask)
     if node.directory:
         core.on_base(request, node, CONNECT, Connect.ACCESS, 0, fixed, b"", ENTRY_MAX, _accessible)
+    elif not node.named and (file := node.descriptor(node.server.connections.get(request.user))) is not None:
+        # By /proc/PID/fd: what has no name is asked about through what is open.
+        core.direct(request, file.connection, (file.ocb, b""), Connect.ACCESS, 0, fixed, b"", ENTRY_MAX, _accessible)
     else:
         core.on_leaf(request, node, Connect.ACCESS, 0, fixed, ENTRY_MAX, _accessible)
 

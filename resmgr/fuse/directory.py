@@ -189,7 +189,7 @@ def _took(core: Core, request: Request, attr: AttrTuple) -> None:
     if node.told is not None and not alike(node.told, attr):
         core.take_back(node)
     node.tell(attr, request.at)
-    core.leases.took(node, request.at, request.user)
+    core.leases.took(node, request.at, request.user, by_name=True)
 
 
 def _open_now(core: Core, directory: Directory, request: Request, then: Callable[[], None]) -> None:

@@ -68,6 +68,8 @@ SERVER_FLAGS: Final = O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC | O_APPEND | O_NONB
 """Open flags that mean something to a server; O_DIRECT, O_NOFOLLOW and the like are the kernel's here."""
 _READ_MESSAGE: Final = struct.Struct(REQUEST.format + READ.format[1:])
 _READ: Final = int(Io.READ)
+_NO_FILE: Final = (-errno.ELOOP, -errno.EISDIR, -errno.ENXIO)
+"""Answers to OPEN of a symbolic link, a directory, a socket."""
 _read_in: Final = formats.READ_IN.parse
 
 
@@ -176,10 +178,13 @@ def _ask(core: Core, request: Request) -> None:
 def _opened(request: Request, status: int, reply: Buffer) -> None:
     core, node = request.core, request.node
     if status < 0:
-        # The name is gone, but the kernel thinks that it is there: a program that wants it made otherwise hears that it does not exist.
-        if status == -errno.ENOENT and request.named(node):
-            _look_again(core, node)
-        core.failed(request, -errno.ESTALE if status == -errno.ENOENT else status)
+        # The name is gone, or of something else that is no file, but the kernel thinks that it is there: a program that wants it made
+        # otherwise hears that it does not exist, and one that opens by /proc/PID/fd what that leads to.
+        if status == -errno.ENOENT or (status in _NO_FILE and node.mode & 0o170000 == S_IFREG and request.base is not None):
+            if request.named(node):
+                _look_again(core, node)
+            status = -errno.ESTALE
+        core.failed(request, status)
         return
     found, attr = core.entry(request, reply)
     if found.handle:
@@ -212,7 +217,7 @@ def _open(request: Request, found: Found, attr: AttrTuple, at: float, ahead: boo
     settled = _settled(core, node, attr)
     if node.attr_at <= at:
         node.tell(attr, at)
-        core.leases.took(node, at, request.user)
+        core.leases.took(node, at, request.user, by_name=ahead or request.base is not None)
     flags = request.extra
     file = core.add_file(node, found.connection, found.ocb, flags)
     if found.delegated:

@@ -142,8 +142,9 @@ class Leases:
         if own is not None and own.whole and own.live and (began or at >= own.since) and at > node.changed:
             node.attr_sure = at
 
-    def took(self, node: Node, at: float, user: User) -> None:
-        """*user* was told that the attributes of *node* are those asked for at *at*, as it is open or by its name."""
+    def took(self, node: Node, at: float, user: User, by_name: bool) -> None:
+        """*user* was told that the attributes of *node* are those asked for at *at*, by its name, or as it is open: what is open may have
+        lost its name, by which alone its changes are told."""
         node.attr_sure = 0.0
         above = None if node.parent is None else node.parent.lease
         if node.directory:
@@ -158,7 +159,8 @@ class Leases:
         if parent is None or not node.named or parent.lease is None:
             return
         parent.lease.knows(node, user)
-        if parent.lease.has(node) and single(node) and at > node.changed and parent.lease.covers(node.name, at):
+        sure = (by_name or node.name_sure) and single(node) and at > node.changed
+        if sure and parent.lease.has(node) and parent.lease.covers(node.name, at):
             node.attr_sure = at
 
     def absent(self, request: Request) -> float:
@@ -318,7 +320,7 @@ class Leases:
                     self._anew(lease)
                 else:
                     self._end(lease)
-            self._early.anything(now)
+            self._early.anything(connection, now)
             return
         found = self._leases.get((connection, event.ino))
         if found is None:
@@ -511,8 +513,8 @@ class Leases:
             self._end(lease)
             self._unwanted.add(lease.connection, lease.ino)
 
-    def _dropped(self) -> None:
-        self._early.anything(self._core.dispatch.now())
+    def _dropped(self, connection: Connection) -> None:
+        self._early.anything(connection, self._core.dispatch.now())
 
     def close(self) -> None:
         """The mount is gone; its connections are closed by others. Idempotent."""

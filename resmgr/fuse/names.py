@@ -15,7 +15,7 @@ from resmgr.fuse.inode import JOINED, Node, same_type
 from resmgr.fuse.removals import unsaid
 from resmgr.fuse.request import Request, Step
 from resmgr.fuse.walk import RETRIES_MAX
-from resmgr.iomsg import LOOKUP_WATCH, MAKE, MKDIR_WATCH, RENAME, SURE, SYMLINK, Connect
+from resmgr.iomsg import LOOKUP_WATCH, MAKE, MKDIR_WATCH, PATH_MAX, RENAME, SURE, SYMLINK, Connect
 
 RENAME_EXCHANGE: Final = 2
 
@@ -361,8 +361,14 @@ def _read_link(request: Request, status: int, reply: Buffer) -> None:
         core.failed(request, -errno.ESTALE if status == -errno.EINVAL else status)
         return
     text = bytes(reply)
+    if len(text) >= PATH_MAX or text.find(b"\0") >= 0:
+        core.bad_reply(request)
+        return
     if text.startswith(b"/") and core.options.transform_links:
         text = root_of(core, request.node) + text
+        if len(text) >= PATH_MAX:
+            core.error(request, errno.ENAMETOOLONG)
+            return
     core.answer_data(request, text)
 
 

@@ -70,7 +70,7 @@ class Lost:
         self.thing = thing
         self.lost = now
         self.pause = AFTER_DEATH
-        """Seconds until the first try."""
+        """Seconds from then to the first try, at least."""
         self.asked = False
         self.locking = False
         """It is open again, and its locks are being set."""
@@ -314,7 +314,7 @@ class Reopening:
             self._over(lost, lost.verdict)
             return
         if lost.rests:
-            self._try_in(lost, lost.pause)
+            self._try_in(lost, max(0.0, lost.lost + lost.pause - core.dispatch.now()))
 
     def after_locks(self, file: File, then: Callable[[], None]) -> None:
         """Call *then* when no lock that *file* had is on its way to be set again; what it does not hold any more may have been set."""

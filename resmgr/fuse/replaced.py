@@ -36,7 +36,7 @@ class Kept:
     """What *instead* was opened as: name in *directory*, as *found* with *attr*, asked for at *at* by the flags of its OPEN. The thread was
     last *seen* on its way there."""
 
-    __slots__ = ("at", "attr", "directory", "flags", "found", "instead", "name", "seen", "user")
+    __slots__ = ("at", "attr", "directory", "flags", "found", "instead", "name", "over", "seen", "user")
 
     def __init__(self, request: Request, directory: Node, found: Found, attr: AttrTuple, now: float) -> None:
         self.instead = request.node
@@ -48,10 +48,12 @@ class Kept:
         self.seen = now
         self.flags = request.extra
         self.user = request.user
+        self.over = False
+        """The thread has opened something else since: what it looks up now is another matter."""
 
     def is_over(self, now: float) -> bool:
         """Nobody comes for it any more."""
-        return now - self.seen >= VALID or now - self.at >= WALK_MAX
+        return self.over or now - self.seen >= VALID or now - self.at >= WALK_MAX
 
     def is_below(self, node: Node) -> bool:
         """Whether *node* is on the way to it."""
@@ -107,9 +109,13 @@ class Replaced:
         """What the request's OPEN is to have; it is not kept any more."""
         kept = self.kept.get(request.pid)
         node = request.node
-        if kept is None or kept.instead is node or kept.flags != request.extra or kept.user != request.user:
+        if kept is None:
+            return None
+        if kept.instead is node or kept.flags != request.extra or kept.user != request.user:
+            kept.over = True
             return None
         if kept.found.server is not node.server or kept.attr[0] != node.ino or not same_type(node, kept.attr):
+            kept.over = True
             return None
         del self.kept[request.pid]
         return kept

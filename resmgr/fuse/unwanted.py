@@ -16,14 +16,14 @@ DROP_AFTER: Final = 1.0
 
 
 class Unwanted:
-    """Those of one mount. *dropped* is called when a server has taken some back: an answer that was on the way meanwhile may have said
-    *watched* before that."""
+    """Those of one mount. *dropped* is called when the server behind a connection has taken some back: an answer that was on the way
+    meanwhile may have said *watched* before that."""
 
-    def __init__(self, core: Core, dropped: Callable[[], None]) -> None:
+    def __init__(self, core: Core, dropped: Callable[[Connection], None]) -> None:
         self._core = core
         self._dropped = dropped
         self._waiting: dict[Connection, dict[int, None]] = {}
-        self._dropping: set[tuple[Connection, int]] = set()
+        self._dropping: dict[Connection, dict[int, None]] = {}
         self._timer: Timer | None = None
         self._closed = False
 
@@ -37,14 +37,14 @@ class Unwanted:
 
     def keep(self, connection: Connection, ino: int) -> bool:
         """Somebody wants it again. False: too late, it is being given back."""
-        if (connection, ino) in self._dropping:
+        if ino in self._dropping.get(connection, ()):
             return False
         self._waiting.get(connection, {}).pop(ino, None)
         return True
 
     def count(self, connection: Connection) -> int:
-        """How many wait to be given back."""
-        return len(self._waiting.get(connection, ()))
+        """How many wait to be given back, or for the server to say that it has them back."""
+        return len(self._waiting.get(connection, ())) + len(self._dropping.get(connection, ()))
 
     def lost(self, connection: Connection) -> None:
         """The server behind *connection* is not there any more."""
@@ -61,12 +61,15 @@ class Unwanted:
     def _send(self, connection: Connection, inos: list[int]) -> None:
         if connection.closed:
             return
-        keys = [(connection, ino) for ino in inos]
-        self._dropping.update(keys)
+        dropping = self._dropping.setdefault(connection, {})
+        dropping.update(dict.fromkeys(inos))
 
         def done(status: int, reply: Buffer) -> None:
-            self._dropping.difference_update(keys)
-            self._dropped()
+            for ino in inos:
+                dropping.pop(ino, None)
+            if not dropping and self._dropping.get(connection) is dropping:
+                del self._dropping[connection]
+            self._dropped(connection)
 
         connection.submit((pack_drop(inos),), 0, done)
 

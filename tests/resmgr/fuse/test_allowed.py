@@ -107,3 +107,15 @@ def test_who_searched_a_directory_may_search_it(rig: Rig) -> None:
     rig.run(0.2)
     assert rig.ask(Opcode.ACCESS, rig.lookup(1, b"d").nodeid, formats.ACCESS_IN.pack(os.X_OK) + bytes(4)).error == 0
     assert rig.messages()["access"] == 1
+
+
+def test_what_is_open_and_has_no_name_is_asked_about_as_it_is_open() -> None:
+    """access(2) of /proc/PID/fd, as `test -r /dev/stdin`."""
+    rig = Rig()
+    rig.fs.add(b"f", b"x")
+    node = rig.walk(b"f")
+    rig.open(node)
+    assert rig.ask(Opcode.UNLINK, 1, b"f\0").error == 0
+    assert rig.ask(Opcode.ACCESS, node, formats.ACCESS_IN.pack(os.R_OK)).error == 0
+    rig.fs.add(b"f", b"another", mode=S_IFREG)
+    assert rig.ask(Opcode.ACCESS, node, formats.ACCESS_IN.pack(os.R_OK)).error == 0

@@ -760,3 +760,35 @@ def test_what_others_change_now_is_read_past_the_cache(rig: Rig) -> None:
     assert rig.open(file).open_flags & formats.FOPEN_DIRECT_IO
     rig.run(1)
     assert not rig.open(file).open_flags & formats.FOPEN_DIRECT_IO
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "moved"])
+def test_what_is_open_and_lost_its_name_is_not_believed_for_long(rig: Rig, how: str) -> None:
+    """Nobody tells of its changes."""
+    node = leased(rig)
+    file = rig.lookup(node, b"f1").nodeid
+    fh = rig.open(file).fh
+    inode = rig.fs.find(b"d/f1")
+    if how == "moved":
+        rig.fs.enter(rig.fs.find(b"d/sub"), b"other", inode)
+    rig.fs.remove(b"d/f1")
+    if how == "replaced":
+        rig.fs.add(b"d/f1", b"new")
+    rig.run(0.1)
+
+    by_file = formats.GETATTR_IN.pack(formats.GETATTR_FH, fh)
+    for body in (by_file, bytes(16)):
+        answer = rig.ask(Opcode.GETATTR, file, body)
+        assert answer.error == 0
+        assert struct.unpack_from("=Q", answer.body)[0] <= 1
+    inode.data[:] = b"longer"
+    rig.fs.touch(inode, data=True)
+    rig.run(0.1)
+    assert rig.ask(Opcode.GETATTR, file, by_file).attr[1] == len(b"longer")
+    # Of one that has its name it is.
+    other = rig.lookup(node, b"f2").nodeid
+    fh = rig.open(other).fh
+    rig.fs.touch(rig.fs.find(b"d/f2"))
+    rig.run(0.1)
+    answer = rig.ask(Opcode.GETATTR, other, formats.GETATTR_IN.pack(formats.GETATTR_FH, fh))
+    assert struct.unpack_from("=Q", answer.body)[0] >= LEASE - 1

@@ -1083,6 +1083,8 @@ def test_absolute_links_of_another_node_stay_there() -> None:
             node.server.key = (5, *node.server.key[1:])
     assert rig.ask(Opcode.READLINK, link).body == b"/net/B/usr/x"
     assert rig.ask(Opcode.READLINK, rig.walk(b"B/etc/relative")).body == b"../y"
+    rig.fs.find(b"etc/link").data[:] = b"/" + b"x" * 4089
+    assert rig.ask(Opcode.READLINK, link).error == -errno.ENAMETOOLONG, "with /net/B in front"
 
 
 def test_whole_pathname_space_is_mounted() -> None:
@@ -1166,6 +1168,14 @@ def test_times_that_64_bits_do_not_hold_are_cut(rig: Rig) -> None:
 @pytest.mark.parametrize("opcode", [Opcode.BMAP, Opcode.SETUPMAPPING, Opcode.SYNCFS, 9999])
 def test_what_is_not_served_is_enosys(rig: Rig, opcode: int) -> None:
     assert rig.ask(opcode, 1, bytes(64)).error == -errno.ENOSYS
+
+
+@pytest.mark.parametrize("text", [b"x" * 4096, b"x" * 65536, b"a\0b"])
+def test_text_that_no_link_has_is_not_told_to_the_kernel(rig: Rig, text: bytes) -> None:
+    rig.fs.add(b"s", text, mode=S_IFLNK | 0o777)
+
+    assert rig.ask(Opcode.READLINK, rig.walk(b"s")).error == -errno.EIO
+    assert events(rig)["bad_reply"] == 1
 
 
 def test_bad_replies_of_servers_are_eio_and_counted(rig: Rig) -> None:

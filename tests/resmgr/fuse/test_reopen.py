@@ -12,6 +12,7 @@ import pytest
 
 from resmgr.channel import PID_SYSTEM, Message
 from resmgr.fuse import formats
+from resmgr.fuse.forgotten import AFTER_DEATH
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.options import Failure
 from resmgr.fuse.stuck import abort
@@ -34,6 +35,17 @@ def test_an_open_file_goes_on(far: Make, fault: str) -> None:
     assert flush(rig, node, fh) == 0
     assert (rig.root / "f").read_bytes() == b"abc3456789"
     assert rig.machine.drops["reopened"] == 1
+
+
+def test_what_was_lost_a_while_ago_is_opened_again_at_once(far: Make) -> None:
+    """Not after the time in which other connections to its node may still die."""
+    rig = far()
+    node, fh = opened(rig)
+    fail(rig, "restart")
+    rig.run(1)
+    unique = rig.start(Opcode.READ, node, formats.READ_IN.pack(fh, 0, 100, 0, 0, 0))
+    rig.run(AFTER_DEATH / 2)
+    assert rig.answers[unique].body == b"0123456789"
 
 
 def test_while_the_node_is_down_a_soft_mount_says_so_and_tries_again_later(far: Make) -> None:
@@ -237,9 +249,9 @@ def test_a_copy_that_waited_for_a_write_goes_to_no_other_file(far: Make) -> None
     rig.start(Opcode.WRITE, node, formats.WRITE_IN.pack(fh, 0, 4, 0, 0, os.O_RDWR) + b"abcd")
     copy = rig.start(Opcode.COPY_FILE_RANGE, source, formats.COPY_IN.pack(reading, 0, node, fh, 0, 6, 0))
     # It is tried every quarter of a second: first the new ones, then the source, then what it is copied to.
-    rig.run(0.24)
+    rig.run(0.255)
     rig.start(Opcode.READ, source, formats.READ_IN.pack(reading, 0, 10, 0, 0, 0))
-    rig.run(0.015)
+    rig.run(0.005)
     made = formats.CREATE_IN.pack(os.O_RDWR | os.O_CREAT, 0o644, 0, 0)
     new = [rig.start(Opcode.CREATE, 1, made + b"n%d\0" % number) for number in range(9)]
     rig.run(8)

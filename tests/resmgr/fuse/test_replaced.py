@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from stat import S_IFDIR, S_IFLNK
 
 import pytest
 
@@ -197,3 +198,31 @@ def test_a_stat_of_what_was_looked_up_a_moment_ago(rig: Rig) -> None:
     assert [size(nodes[2]), size(nodes[2])] == [-errno.ESTALE] * 2
     rig.run(VALID)
     assert size(nodes[0]) == -errno.ESTALE
+
+
+@pytest.mark.parametrize("kind", [S_IFLNK | 0o777, S_IFDIR | 0o755])
+def test_what_is_open_is_opened_again_whatever_has_its_name(rig: Rig, kind: int) -> None:
+    """By /proc/PID/fd, for writing."""
+    rig.fs.add(b"f", b"old")
+    node = rig.walk(b"f")
+    old = rig.open(node, os.O_RDWR)
+    rig.fs.remove(b"f")
+    rig.fs.add(b"f", b"x", mode=kind)
+
+    assert rig.open(node, os.O_RDWR).error == -errno.ESTALE
+    again = rig.open(node, os.O_RDWR)
+    assert again.error == 0
+    assert rig.read(node, again.fh, 0, 10).body == b"old"
+    assert rig.read(node, old.fh, 0, 10).body == b"old"
+
+
+def test_who_came_by_a_descriptor_is_not_told_later_what_was_opened_then(rig: Rig) -> None:
+    rig.fs.add(b"f", b"old")
+    node = rig.walk(b"f")
+    rig.open(node)
+    replace(rig, b"new")
+    assert rig.open(node).error == -errno.ESTALE
+    assert rig.open(node).error == 0, "by what is open"
+
+    rig.fs.remove(b"f")
+    assert rig.lookup(1, b"f").nodeid == 0
