@@ -5,7 +5,8 @@ nobody changes the file before this mount was asked. So a thread that goes throu
 do, has the next ones opened for it, each with its first bytes and a request for a delegation. What is delegated is what the server would
 say when the program comes; it is handed out then, and closed with the program's last close. What is not is closed at once.
 
-Which come next: files follow each other as they were listed, or by their names; directories, and files with several names, are passed over.
+Which come next: files follow each other as they were listed, by their names, or by their inode numbers (as cp sorts them); directories, and
+files with several names, are passed over.
 A thread that has the directory open is expected to go on from its first file, another one from its third.
 
 Handed out is what
@@ -20,8 +21,8 @@ Otherwise the server is asked as ever.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable
+from itertools import chain
 from stat import S_IFMT, S_IFREG
 from typing import TYPE_CHECKING, Final
 
@@ -34,7 +35,6 @@ from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.lease import Lease
 from resmgr.fuse.listed import Chunk
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
-from resmgr.fuse.walking import NAMES_MAX, Listed
 from resmgr.iomsg import OPEN, OPEN_DELEGATE, REQUEST, Connect, Io
 
 if TYPE_CHECKING:
@@ -54,6 +54,14 @@ STEPS_MIN: Final = 2
 """Files that followed the one before, after which a thread that does not have the directory open is expected to go on."""
 PASSED_MAX: Final = 16
 """Names between two files that are passed over."""
+NAMES_MAX: Final = 4096
+"""Names of one directory that are looked at; of a larger one, those that follow."""
+DIRECTORIES_MAX: Final = 16
+"""Directories whose names are kept in order; the one used longest ago goes."""
+LISTED: Final = 0
+SORTED: Final = 1
+BY_INODE: Final = 2
+_ORDERS: Final = (LISTED, SORTED, BY_INODE)
 REFUSED_MAX: Final = 4
 """Files of a run that were not delegated, without one between that was, after which no more are opened ahead of it."""
 _MORE: Final = O_ACCMODE | O_TRUNC | O_SYNC | O_APPEND
@@ -80,21 +88,31 @@ class Foreseen:
         self.taken: Callable[[], None] | None = None
 
 
+class Names:
+    """Names of one directory, as far as they are known, in the orders in which programs go through them."""
+
+    __slots__ = ("chunk", "known", "orders", "places")
+
+    def __init__(self, names: list[bytes], chunk: Chunk | None, known: int) -> None:
+        self.orders: list[list[bytes] | None] = [names, None, None]
+        """LISTED, SORTED, BY_INODE; None: nobody needed it yet."""
+        self.places: list[dict[bytes, int] | None] = [None, None, None]
+        """Where each name is in these."""
+        self.chunk = chunk
+        """The last part of the listing they were read from, if they were."""
+        self.known = known
+        """How many names were known then."""
+
+
 class Run:
     """One thread that opens files of one directory."""
 
-    __slots__ = ("ahead", "alphabetical", "chunk", "known", "last", "listed", "refused", "steps", "used", "window")
+    __slots__ = ("ahead", "last", "order", "refused", "steps", "used", "window")
 
     def __init__(self) -> None:
-        self.listed: Listed | None = None
-        """Names of the directory, as far as they are known; None: nobody needed them yet."""
-        self.chunk: Chunk | None = None
-        """The last part of the listing they were read from, if they were."""
-        self.known = 0
-        """How many names were known then."""
         self.last: bytes | None = None
         """The file that was opened last."""
-        self.alphabetical = False
+        self.order = LISTED
         self.steps = 0
         """Files in a row that followed the one before."""
         self.ahead: dict[bytes, Foreseen] = {}
@@ -111,6 +129,8 @@ class OpenAhead:
         self._most = core.options.open_ahead if core.options.delegations else 0
         self._runs: dict[tuple[int, Node], Run] = {}
         """By thread and directory, the one used last at the end."""
+        self._names: dict[Node, Names] = {}
+        """The one used last at the end."""
         self.places: dict[tuple[Node, bytes], Foreseen] = {}
         """Everything that was opened ahead and may be handed out."""
         core.awake.keep(self._tidy, self._all)
@@ -197,6 +217,7 @@ class OpenAhead:
         """The mount is gone. Idempotent."""
         self._all()
         self._runs.clear()
+        self._names.clear()
 
     # ---- what follows
 
@@ -205,77 +226,101 @@ class OpenAhead:
         return any(one.pid == pid for one in self._core.opened.get(directory, ()))
 
     def _follows(self, run: Run, directory: Node, connection: Connection, before: bytes | None, name: bytes) -> bool:
-        """Whether *name* is the next file after *before*, or the first; which of both orders that is is remembered."""
-        for _ in range(2):
-            listed = run.listed
-            if listed is not None and name in listed.places and (before is None or before in listed.places):
-                orders = (run.alphabetical, not run.alphabetical)
-                for alphabetical in orders:
-                    first = 0 if before is None else listed.at(before, alphabetical) + 1
-                    last = listed.at(name, alphabetical)
-                    if not first <= last <= first + PASSED_MAX:
-                        continue
-                    between = listed.order(alphabetical)[first:last]
-                    if not any(self._readable(directory, connection, one) for one in between):
-                        run.alphabetical = alphabetical
-                        return True
-                return False
-            if not self._read_names(run, directory, connection, before):
-                return False
+        """Whether *name* is the next file after *before*, or the first; in which order that is so is remembered."""
+        names = self._names_of(directory, connection, name, before if run.steps else None)
+        for order in (run.order, *_ORDERS):
+            places = self._places(names, order, directory, connection)
+            last = places.get(name, -1)
+            first = 0 if before is None else places.get(before, last) + 1
+            if not first <= last <= first + PASSED_MAX:
+                continue
+            between = self._order(names, order, directory, connection)[first:last]
+            if not any(self._readable(directory, connection, one) for one in between):
+                run.order = order
+                return True
         return False
 
-    def _read_names(self, run: Run, directory: Node, connection: Connection, start: bytes | None) -> bool:
-        """Read the names of the directory that are known, those from *start* on if there are many; whether there may be new ones. What was
-        listed for LOOKUPs comes in few large parts; names that the kernel asked for are read again when there are a half more."""
+    def _names_of(self, directory: Node, connection: Connection, name: bytes, start: bytes | None) -> Names:
+        """The names of the directory that are known. Read again if *name* is not among them and there are new ones: what was listed for
+        LOOKUPs comes in few large parts, names that the kernel asked for count when there are a half more; or, if there are too many, those
+        from *start* on."""
+        names = self._names.pop(directory, None)
+        if names is None or name not in self._places(names, LISTED, directory, connection):
+            record = None if not directory.ahead else directory.ahead.get(connection)
+            chunks = [] if record is None else record.chunks
+            chunk = chunks[0] if chunks else None
+            known = sum([len(one.offsets) for one in chunks]) if chunks else len(directory.children)
+            passed = start is not None and known > NAMES_MAX
+            if names is None or passed or chunk is not names.chunk or (chunk is None and known > names.known * 1.5):
+                read: dict[bytes, None] = {}
+                for one in chain(*[part.offsets for part in reversed(chunks)]) if chunks else directory.children:
+                    if passed and one == start:
+                        passed = False
+                    if not passed:
+                        read[one] = None
+                        if len(read) == NAMES_MAX:
+                            break
+                names = Names(list(read), chunk, known)
+        self._names[directory] = names
+        if len(self._names) > DIRECTORIES_MAX:
+            del self._names[next(iter(self._names))]
+        return names
+
+    def _order(self, names: Names, order: int, directory: Node, connection: Connection) -> list[bytes]:
+        made = names.orders[order]
+        if made is None:
+            listed = names.orders[LISTED]
+            assert listed is not None
+            if order == SORTED:
+                made = sorted(listed)
+            else:
+                numbered = []
+                for name in listed:
+                    attr = self._attr(directory, connection, name)
+                    if attr is not None:
+                        numbered.append((attr[0] ^ directory.server.salt, name))
+                numbered.sort()
+                made = [name for _, name in numbered]
+            names.orders[order] = made
+        return made
+
+    def _places(self, names: Names, order: int, directory: Node, connection: Connection) -> dict[bytes, int]:
+        places = names.places[order]
+        if places is None:
+            made = self._order(names, order, directory, connection)
+            places = names.places[order] = dict(zip(made, range(len(made)), strict=True))
+        return places
+
+    def _attr(self, directory: Node, connection: Connection, name: bytes) -> AttrTuple | None:
+        """What is known of *name*, perhaps no more so."""
+        child = directory.children.get(name)
+        if child is not None:
+            return child.attr
         record = None if not directory.ahead else directory.ahead.get(connection)
-        chunks = [] if record is None else record.chunks
-        chunk = chunks[0] if chunks else None
-        known = sum(len(one.offsets) for one in chunks) if chunks else len(directory.children)
-        if chunk is run.chunk and (chunk is not None or known <= run.known * 1.5):
-            return False
-        run.chunk, run.known = chunk, known
-        listed = run.listed = Listed()
-        passed = start is not None and known > NAMES_MAX
-        for name in chain(*(one.offsets for one in reversed(chunks))) if chunks else directory.children:
-            if passed and name == start:
-                passed = False
-            if not passed:
-                listed.add(name)
-        return True
+        known = None if record is None else record.find(name, self._core.dispatch.now() - self._core.options.attr_valid, self._core.logs)
+        return None if known is None else known[0]
 
     def _readable(self, directory: Node, connection: Connection, name: bytes) -> bool:
         """Whether *name* is, as far as is known, a file that may be opened ahead."""
-        child = directory.children.get(name)
-        if child is not None:
-            attr = child.attr
-        else:
-            record = None if not directory.ahead else directory.ahead.get(connection)
-            known = (
-                None if record is None else record.find(name, self._core.dispatch.now() - self._core.options.attr_valid, self._core.logs)
-            )
-            if known is None:
-                return False
-            attr = known[0]
-        return S_IFMT(attr[1]) == S_IFREG and attr[2] <= 1
+        attr = self._attr(directory, connection, name)
+        return attr is not None and S_IFMT(attr[1]) == S_IFREG and attr[2] <= 1
 
-    def _following(self, run: Run, directory: Node, connection: Connection, name: bytes) -> Iterator[bytes]:
+    def _following(self, run: Run, directory: Node, connection: Connection, name: bytes, most: int) -> list[bytes]:
         """Files that are probably opened after *name*, in that order."""
-        listed = run.listed
-        if listed is None or name not in listed.places:
-            return
-        order = listed.order(run.alphabetical)
-        for position in range(listed.at(name, run.alphabetical) + 1, len(order)):
-            one = order[position]
-            if self._readable(directory, connection, one):
-                yield one
+        names = self._names_of(directory, connection, name, name)
+        order = self._order(names, run.order, directory, connection)
+        found: list[bytes] = []
+        for position in range(self._places(names, run.order, directory, connection).get(name, len(order)) + 1, len(order)):
+            if self._readable(directory, connection, order[position]):
+                found.append(order[position])
+                if len(found) == most:
+                    break
+        return found
 
     def _ask(self, run: Run, request: Request, directory: Node, connection: Connection) -> None:
         """Open what follows the request's file, once half of what was is used up."""
         window = min(run.window, self._most)
-        for _ in range(2):
-            expected = list(islice(self._following(run, directory, connection, request.node.name), window))
-            if len(expected) == window or not self._read_names(run, directory, connection, request.node.name):
-                break
+        expected = self._following(run, directory, connection, request.node.name, window)
         for name in [name for name in run.ahead if name not in expected]:
             self._drop(run.ahead[name])
         if len(run.ahead) * 2 > window:
@@ -420,6 +465,8 @@ class OpenAhead:
             self._drop(one)
         for key in [key for key, run in self._runs.items() if now - run.used > VALID and not run.ahead]:
             del self._runs[key]
+        if not self._runs:
+            self._names.clear()
         return bool(self._runs)
 
 

@@ -25,11 +25,12 @@ User = tuple[int, int]
 
 
 def mix(key: tuple[int, int, int]) -> int:
-    """64 bits that tell servers apart inside st_ino (splitmix64's finisher over the server's address)."""
+    """What tells servers apart inside st_ino: the upper 32 bits of splitmix64's finisher over the server's address. The lower are left, for
+    programs go through a directory by inode number, which is how it lies on the server's disk."""
     value = (key[0] * 0x9E3779B97F4A7C15 + key[1] * 0xBF58476D1CE4E5B9 + key[2] * 0x94D049BB133111EB) & MASK64
     value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & MASK64
     value = ((value ^ value >> 27) * 0x94D049BB133111EB) & MASK64
-    return value ^ value >> 31
+    return (value ^ value >> 31) & ~0xFFFFFFFF
 
 
 class Server:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from resmgr.fuse import formats
+from resmgr.fuse import formats, openahead
 from resmgr.fuse.formats import Opcode
 from resmgr.fuse.openahead import OPEN_MAX, REFUSED_MAX, VALID
 from resmgr.fuse.options import FuseOptions
@@ -118,6 +118,24 @@ def test_directories_and_files_of_several_names_are_passed_over() -> None:
     rig.machine.close()
 
 
+def test_by_inode_number() -> None:
+    """As cp goes through a directory, which was listed and is named otherwise."""
+    rig = Reading(listed=False)
+    numbers = [17, 3, 30, 8, 21, 0, 5]
+    for number in numbers:
+        rig.fs.add(b"i/f%02d" % number, b"f%02d" % number)
+    directory = rig.fs.find(b"i")
+    directory.entries = dict(sorted(directory.entries.items(), key=lambda entry: -entry[0][2]))
+    rig.directory = rig.walk(b"i")
+    rig.ask(Opcode.RELEASEDIR, rig.directory, formats.RELEASE_IN.pack(rig.list(), 0, 0, 0))
+    for number in numbers:
+        node = rig.walk(b"i/f%02d" % number)
+        rig.release(node, rig.open(node).fh)
+    assert rig.event("hits") == len(numbers) - 3
+    assert rig.event("unused") == 0
+    rig.machine.close()
+
+
 def test_the_window_grows_while_the_program_waits(rig: Reading) -> None:
     rig.fs.faults.append(SLOW)
     began = rig.dispatch.now()
@@ -160,6 +178,15 @@ def test_bounded_in_all_threads() -> None:
             most = max(most, len(rig.machine.open_ahead))
             rig.world.run_until(lambda unique=unique: unique in rig.answers, limit=30.0)  # type: ignore[misc]
     assert most == OPEN_MAX
+    rig.machine.close()
+
+
+def test_a_directory_of_more_names_than_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openahead, "NAMES_MAX", 8)
+    rig = Reading()
+    for number in range(FILES):
+        assert rig.see(number) == b"f%02d" % number
+    assert rig.event("hits") > FILES // 2
     rig.machine.close()
 
 
