@@ -10,7 +10,7 @@ import pytest
 
 from resmgr.fuse import formats
 from resmgr.fuse.formats import Opcode
-from resmgr.fuse.openahead import OPEN_MAX, REFUSED_MAX, VALID
+from resmgr.fuse.openahead import OPEN_MAX, REFUSED_MAX, RUNS_MAX, VALID
 from resmgr.fuse.options import FuseOptions
 from resmgr.iomsg import WATCH_MOVED_TO
 from resmgr.testing.memfault import Fault
@@ -160,6 +160,20 @@ def test_bounded_in_all_threads() -> None:
             most = max(most, len(rig.machine.open_ahead))
             rig.world.run_until(lambda unique=unique: unique in rig.answers, limit=30.0)  # type: ignore[misc]
     assert most == OPEN_MAX
+    rig.machine.close()
+
+
+def test_who_read_longest_ago_is_forgotten() -> None:
+    rig = Reading(FuseOptions(open_ahead=1), listed=False)
+    for folder in range(RUNS_MAX + 1):
+        for number in range(2):
+            rig.fs.add(b"r%02d/f%02d" % (folder, number), b"f")
+        rig.directory = rig.walk(b"r%02d" % folder)
+        rig.list()
+        rig.ask(Opcode.OPEN, rig.walk(b"r%02d/f00" % folder), formats.OPEN_IN.pack(os.O_RDONLY, 0))
+    assert rig.event("asked") == RUNS_MAX + 1
+    assert rig.event("unused") == 1
+    assert len(rig.machine.open_ahead) == RUNS_MAX
     rig.machine.close()
 
 
