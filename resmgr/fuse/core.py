@@ -32,6 +32,7 @@ from resmgr.fuse.delegated import Delegated
 from resmgr.fuse.entries import Found
 from resmgr.fuse.formats import AttrTuple
 from resmgr.fuse.handles import Handles
+from resmgr.fuse.identify import Identify
 from resmgr.fuse.idle import Idle
 from resmgr.fuse.inode import Node
 from resmgr.fuse.interrupts import Interrupts
@@ -131,6 +132,7 @@ class Core(Answers):
         self.removals = Removals(self)
         limit = limit_of(options.failure is Failure.HARD, options.deadline)
         self.patience = Patience(self, limit)
+        self.identify = Identify(self, limit > 0)
         self.reopening = Reopening(self, limit)
         self.servers.on_death = self._server_gone
 
@@ -435,7 +437,7 @@ class Core(Answers):
         self.files[file.fh] = file
         node.files.append(file)
         self.nodes.number(node)
-        self.reopening.opened(file)
+        self.identify.opened(file)
         return file
 
     def add_directory(self, directory: Directory) -> None:
@@ -481,6 +483,7 @@ class Core(Answers):
         self.alone.close()
         self.own_locks.close()
         self.patience.close()
+        self.identify.close()
         self.reopening.close()
         self.idle.close()
         self.removals.close(self._hang_up)

@@ -93,7 +93,7 @@ def _parents_first(root: Node, nodes: Iterable[Node]) -> Iterator[Node]:
 def restless(core: Core) -> bool:
     """Whether something read from the kernel is not answered, something that it was told is done has not arrived, or a token is asked
     for."""
-    return bool(core.outstanding or core.reopening.asking or core.removals.count or core.behind_cost)
+    return bool(core.outstanding or core.identify.asking or core.removals.count or core.behind_cost)
 
 
 def let_go(core: Core) -> None:

@@ -1,11 +1,10 @@
 """Files and directories that were open when their server, or the way to it, went away: opened again, or lost for good.
 
-A regular file that has been open for IDENTIFY_AFTER is asked for its token (IDENTIFY); a server that knows no tokens is asked once. When
-the connection of open files dies, those with a token, and directories, are *lost*. The next request on one waits while it is opened again:
-REOPEN with the token and the name, with the same user's rights; a directory that has no token (`tokens`) by OPEN, if it has the same inode
-number, and a file that has none yet, if nothing of it has changed. Then its locks are set again as they were. Whoever waits then goes on,
-with the new OCB. Files through which something is locked are opened again without a request, for RECLAIM seconds: others wait for these
-locks.
+When the connection of open files dies, those with a token (`identify`), and directories, are *lost*. The next request on one waits while
+it is opened again: REOPEN with the token and the name, with the same user's rights; a directory that has no token (`tokens`) by OPEN, if it
+has the same inode number, and a file that has none yet, if nothing of it has changed. Then its locks are set again as they were. Whoever
+waits then goes on, with the new OCB. Files through which something is locked are opened again without a request, for RECLAIM seconds:
+others wait for these locks.
 
 A node that is down: a soft mount says EHOSTDOWN, the file stays lost, and the next request tries again; another mount tries again every
 RETRY until its limit (`patience`). Any other refusal is final: ESTALE, and ESTALE ever after; EIO if the file is there but somebody has
@@ -22,7 +21,6 @@ import math
 import os
 from collections.abc import Callable
 from functools import partial
-from stat import S_IFREG
 from typing import TYPE_CHECKING, Final
 
 from resmgr.channel import Connection
@@ -31,6 +29,7 @@ from resmgr.errors import BadMessage
 from resmgr.fuse import changing, formats
 from resmgr.fuse.forgotten import AFTER_DEATH, Forgotten
 from resmgr.fuse.formats import BODY, O_ACCMODE, O_APPEND, O_SYNC, AttrTuple, Opcode
+from resmgr.fuse.identify import TRANSIENT
 from resmgr.fuse.inode import same_type
 from resmgr.fuse.openfile import File
 from resmgr.fuse.patience import RETRY
@@ -38,7 +37,7 @@ from resmgr.fuse.request import LOST, Request
 from resmgr.fuse.traits import BY_NODE
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
 from resmgr.iofunc.locks import UNLOCK
-from resmgr.iomsg import LOCK_SET, OPEN, REOPEN, REQUEST, TOKEN_MAX, Connect, Io
+from resmgr.iomsg import LOCK_SET, OPEN, REOPEN, REQUEST, Connect, Io
 from resmgr.lockrequest import LockRequest, pack_lock
 
 if TYPE_CHECKING:
@@ -48,13 +47,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IDENTIFY_AFTER: Final = 0.1
-"""Seconds after which a file that is still open is asked for its token: most are closed by then."""
-IDENTIFY_AT_ONCE: Final = 256
 RECLAIM: Final = 60.0
 """Seconds in which locks are set again though nobody asks. Later the first request does it."""
-TRANSIENT: Final = LOST | {-errno.EAGAIN}
-"""The node is down, or it, or its daemon, went away again while it was asked, or has no room."""
 OF_LOCKS: Final = frozenset((Opcode.SETLK, Opcode.SETLKW, Opcode.GETLK))
 _KEPT_FLAGS: Final = O_ACCMODE | O_APPEND | O_SYNC
 """Open flags that still mean something."""
@@ -99,48 +93,7 @@ class Reopening:
         self.lost: dict[int, Lost] = {}
         self._core = core
         self._limit = limit
-        self._young: list[File] = []
-        self.asking = 0
-        """Questions for tokens that are under way."""
-        self._timer: Timer | None = None
         self._closed = False
-
-    # ---- tokens
-
-    def opened(self, file: File) -> None:
-        """A file was opened: if it stays so, it gets a token."""
-        if file.node.server.no_tokens or file.node.mode & 0o170000 != S_IFREG:
-            return
-        self._young.append(file)
-        if file.node.server.gives_tokens:
-            file.as_opened = file.node.version()
-        if self._timer is None:
-            # Where programs count on it, it is asked for at once.
-            after = 0.0 if self._limit else IDENTIFY_AFTER
-            self._timer = self._core.dispatch.call_at(self._core.dispatch.now() + after, self._identify)
-
-    def _identify(self) -> None:
-        self._timer = None
-        core = self._core
-        batch, self._young = self._young[:IDENTIFY_AT_ONCE], self._young[IDENTIFY_AT_ONCE:]
-        for file in batch:
-            if core.files.get(file.fh) is file and not (file.dead or file.token or file.node.server.no_tokens):
-                self.asking += 1
-                done = partial(self._identified, file, file.connection)
-                file.connection.submit((REQUEST.pack(Io.IDENTIFY, 0, 0, file.ocb),), TOKEN_MAX, done)
-        if self._young:
-            self._timer = core.dispatch.call_at(core.dispatch.now() + IDENTIFY_AFTER, self._identify)
-
-    def _identified(self, file: File, connection: Connection, status: int, reply: Buffer) -> None:
-        self.asking -= 1
-        if file.connection is not connection or status in TRANSIENT:
-            return
-        if status == -errno.ENOSYS:
-            file.node.server.no_tokens = True
-        elif status >= 0 and 0 < len(reply) <= TOKEN_MAX:
-            file.token = bytes(reply)
-            file.node.server.gives_tokens = True
-        file.as_opened = None
 
     # ---- what is lost
 
@@ -180,13 +133,6 @@ class Reopening:
         lost = self.lost.get(file.fh)
         if lost is not None and lost.rests:
             self._try_in(lost, lost.pause)
-
-    def ask_tokens(self) -> None:
-        """Ask for the tokens of all files that were just opened."""
-        while self._young:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._identify()
 
     def again(self, file: File, opened: int, status: int, then: Done) -> bool:
         """A write through *file*, sent when that had been opened *opened* times, is answered *status*, which is in LOST: *then* when the
@@ -506,7 +452,7 @@ class Reopening:
         core.drops["reopened"] += 1
         changing.written(core, node)
         if not file.token:
-            self.opened(file)
+            core.identify.opened(file)
         self._over(lost, 0)
         if node.cached:
             # Others may have written meanwhile. A READ that waited for this is answered first.
@@ -548,10 +494,6 @@ class Reopening:
             if lost.timer is not None:
                 lost.timer.cancel()
         self.lost.clear()
-        self._young.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 def _shown(thing: File | Directory) -> str:

@@ -148,7 +148,7 @@ class Session:
         when what was read is answered, or after QUIET. *name_of*: as of `handover.state_of`."""
         machine = self.machine
         self._handing = True
-        machine.reopening.ask_tokens()
+        machine.identify.ask_all()
         began = self._dispatch.now()
         until = began + QUIET
 

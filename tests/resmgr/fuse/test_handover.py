@@ -64,7 +64,7 @@ def taken(rig: Far, told: object) -> None:
 
 
 def next_one(rig: Far) -> None:
-    rig.machine.reopening.ask_tokens()
+    rig.machine.identify.ask_all()
     rig.run(0.1)
     assert not handover.restless(rig.machine)
     taken(rig, state(rig))
@@ -118,7 +118,7 @@ def test_what_was_removed_or_replaced_meanwhile_is_stale(far: Make) -> None:
     (rig.root / "g").write_bytes(b"g")
     file, other = walk(rig, b"d", b"sub", b"f"), walk(rig, b"g")
     fh, other_fh = opened(rig, file), opened(rig, other)
-    rig.machine.reopening.ask_tokens()
+    rig.machine.identify.ask_all()
     rig.run(0.1)
     told = state(rig)
     (rig.root / "d/sub/f").rename(rig.root / "elsewhere")

@@ -48,7 +48,6 @@ def test_files_read_one_after_another_are_opened_ahead(serve: Serve, served: Pat
         for name in sorted(os.listdir(folder)):
             assert (folder / name).read_bytes() == b"%d\n" % int(name[1:]) * 100
     told = events(mount)
-    print(how, told, mount.order("served"))
     assert told["open_ahead_hits"] > FILES * 0.8
     assert told.get("open_ahead_unused", 0) < 10
 

@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 import trio
 
-from resmgr.fuse import notifier, notifying
+from resmgr.fuse import formats, notifier, notifying, waits
 from resmgr.fuse.notifying import Begun, Helper
 from resmgr.runner import TrioDispatch, open_dispatch
 
@@ -159,8 +160,9 @@ async def test_one_that_is_stopped_is_killed_and_what_it_had_to_do_given_back() 
             assert not helper.ready
 
 
-@pytest.mark.usefixtures("hasty")
-async def test_one_whose_threads_wait_in_the_kernel_is_left_alone() -> None:
+async def test_one_whose_threads_wait_in_the_kernel_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Long enough for a thread that answers, on a machine that others use.
+    monkeypatch.setattr(notifying, "SILENCE", 0.4)
     results: list[int] = []
     with trio.fail_after(30), waiting(0) as process:
         async with open_dispatch() as dispatch:
@@ -168,9 +170,90 @@ async def test_one_whose_threads_wait_in_the_kernel_is_left_alone() -> None:
             for _ in range(notifier.JOBS):
                 dispatch.enter(lambda: helper.do([b"x"], results.append))
             began = dispatch.now()
-            await until(lambda: not helper.ready or dispatch.now() > began + 5 * notifying.SILENCE)
+            await until(lambda: not helper.ready or dispatch.now() > began + 2.5 * notifying.SILENCE)
             assert helper.ready
             os.write(process.gate, bytes(notifier.JOBS))
             await until(lambda: len(results) == notifier.JOBS)
             assert results == [1] * notifier.JOBS
             helper.close()
+
+
+class Silent:
+    """The other end of a process that has begun, and does nothing by itself."""
+
+    def __init__(self) -> None:
+        ours, self.link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        self.link.setblocking(False)
+        process = subprocess.Popen(["sleep", "60"])
+        # Reaped by the helper.
+        process.returncode = 0
+        for thread in range(notifier.THREADS):
+            self.link.send(notifier.ANSWER.pack(notifier.HERE, thread + 1))
+        self._process = os.pidfd_open(process.pid)
+        self.begun: Begun = (ours, process.pid, os.dup(self._process))
+        self.heard: list[int] = []
+
+    def hears(self) -> list[int]:
+        """The numbers of all packets that came."""
+        try:
+            while packet := self.link.recv(notifier.PACKET_MAX):
+                self.heard.append(notifier.NUMBER.unpack_from(packet)[0])
+        except BlockingIOError:
+            pass
+        return self.heard
+
+    def close(self) -> None:
+        self.link.close()
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._process, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, self._process, os.WEXITED)
+        os.close(self._process)
+
+
+async def test_a_daemon_that_was_stopped_itself_asks_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process may have been stopped with it, and have had no time to answer since."""
+    monkeypatch.setattr(notifying, "SILENCE", 0.2)
+    with trio.fail_after(30), closing(Silent()) as peer:
+        async with open_dispatch() as dispatch:
+            helper = Helper(dispatch, pytest.fail)
+            helper.start(lambda: peer.begun)
+            await until(lambda: helper.ready)
+            dispatch.enter(lambda: helper.do([b"x"], lambda _: None))
+            await until(lambda: notifier.PING in peer.hears())
+            time.sleep(3 * notifying.SILENCE)  # noqa: ASYNC251  # nothing goes on here meanwhile
+            await until(lambda: peer.hears().count(notifier.PING) > 1)
+            assert helper.ready
+            helper.close()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_those_that_are_stopped_are_replaced_so_often_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    peers: list[Silent] = []
+
+    def begin(*_: object) -> Begun:
+        peers.append(Silent())
+        return peers[-1].begun
+
+    monkeypatch.setattr(waits, "REPLACED_MAX", 2)
+    monkeypatch.setattr(waits, "begin_entries", begin)
+    monkeypatch.setattr(waits, "begin_pages", begin)
+    told: list[int] = []
+    device = os.open(os.devnull, os.O_WRONLY)
+    with trio.fail_after(30):
+        async with open_dispatch() as dispatch:
+            those = waits.Waits(dispatch, device, 8192, b"/", None)
+            those.start()
+            for number in range(3):
+                await until(lambda: those.entries.ready)
+                dispatch.enter(lambda: those.tell([formats.inval_pages(5)], told.append))
+                await until(lambda number=number: len(told) == number + 1)  # type: ignore[misc]
+            assert told == [0] * 3, "by threads"
+            assert those.replaced == 2
+            assert len(peers) == 4
+            assert not those.entries.ready
+            those.close()
+    os.close(device)
+    for peer in peers:
+        peer.close()

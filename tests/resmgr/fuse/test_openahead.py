@@ -10,7 +10,7 @@ import pytest
 
 from resmgr.fuse import formats, openahead
 from resmgr.fuse.formats import Opcode
-from resmgr.fuse.openahead import OPEN_MAX, REFUSED_MAX, VALID
+from resmgr.fuse.openahead import OPEN_MAX, REFUSED_MAX, RUNS_MAX, VALID
 from resmgr.fuse.options import FuseOptions
 from resmgr.iomsg import WATCH_MOVED_TO
 from resmgr.testing.memfault import Fault
@@ -181,12 +181,17 @@ def test_bounded_in_all_threads() -> None:
     rig.machine.close()
 
 
-def test_a_directory_of_more_names_than_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openahead, "NAMES_MAX", 8)
-    rig = Reading()
-    for number in range(FILES):
-        assert rig.see(number) == b"f%02d" % number
-    assert rig.event("hits") > FILES // 2
+def test_who_read_longest_ago_is_forgotten() -> None:
+    rig = Reading(FuseOptions(open_ahead=1), listed=False)
+    for folder in range(RUNS_MAX + 1):
+        for number in range(2):
+            rig.fs.add(b"r%02d/f%02d" % (folder, number), b"f")
+        rig.directory = rig.walk(b"r%02d" % folder)
+        rig.list()
+        rig.ask(Opcode.OPEN, rig.walk(b"r%02d/f00" % folder), formats.OPEN_IN.pack(os.O_RDONLY, 0))
+    assert rig.event("asked") == RUNS_MAX + 1
+    assert rig.event("unused") == 1
+    assert len(rig.machine.open_ahead) == RUNS_MAX
     rig.machine.close()
 
 
