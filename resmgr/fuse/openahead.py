@@ -340,7 +340,7 @@ class OpenAhead:
         attr = found.attr
         regular = attr is not None and S_IFMT(attr[1]) == S_IFREG and found.connection is one.connection
         if attr is None or not found.delegated or not regular or one.dead or core.delegated.recalled_since(one.connection, attr[0], one.at):
-            self._close(found, one.connection)
+            self._close(found)
             return
         one.attr = attr
         one.found = found._replace(data=bytes(found.data))
@@ -354,7 +354,7 @@ class OpenAhead:
         """What *request* waits for has come, or will not."""
         if request.answered or one.found is None or not self._good(one, request.node, request.at):
             if one.found is not None:
-                self._close(one.found, one.connection)
+                self._close(one.found)
             if not request.answered:
                 request.at = self._core.dispatch.now()
                 otherwise()
@@ -395,16 +395,16 @@ class OpenAhead:
         one.dead = True
         self._core.drops["open_ahead_unused"] += 1
         if one.found is not None:
-            self._close(one.found, one.connection, waits)
+            self._close(one.found, None if waits else (one.directory, one.name))
 
-    def _close(self, found: Found, connection: Connection, waits: bool = True) -> None:
-        """Of what is delegated others may wait for its close."""
+    def _close(self, found: Found, place: tuple[Node, bytes] | None = None) -> None:
+        """At once: of what is delegated others may wait for its close; with *place*, its name, when somebody does, or a moment later."""
         if not found.ocb or found.connection.closed:
             return
-        if waits:
+        if place is None:
             found.connection.submit((REQUEST.pack(Io.CLOSE, 0, 0, found.ocb),), 0, _ignore)
         else:
-            self._core.handles.close_lazily(found.connection, found.ocb)
+            self._core.handles.close_lazily(found.connection, found.ocb, place)
 
     def _throw(self, run: Run) -> None:
         for one in list(run.ahead.values()):

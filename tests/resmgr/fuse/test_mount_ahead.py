@@ -72,3 +72,23 @@ def test_several_directories_in_turn(serve: Serve, served: Path) -> None:
         for folder in range(8):
             assert (mount.path / f"e{folder}/f{number:03}").read_bytes() == b"%d\n" % number
     assert events(mount)["open_ahead_hits"] > 8 * FILES / 2 * 0.7
+
+
+@pytest.mark.parametrize("what", ["unlink", "rename", "replace", "truncate"])
+def test_what_was_read_and_is_changed_at_once_does_not_wait_for_itself(serve: Serve, served: Path, what: str) -> None:
+    """As tar --remove-files does it: no message is put off by the server until the file is closed."""
+    mount = serve(served)
+    folder = mount.path / "d"
+    for name in sorted(os.listdir(folder)):
+        (folder / name).read_bytes()
+        if what == "unlink":
+            (folder / name).unlink()
+        elif what == "rename":
+            (folder / name).rename(folder / ("x" + name))
+        elif what == "replace":
+            (folder / "new").write_bytes(b"new")
+            (folder / "new").replace(folder / name)
+        else:
+            os.truncate(folder / name, 1)
+    assert events(mount)["open_ahead_hits"] > FILES * 0.8
+    assert cast("dict[str, int]", mount.order("counters"))["delegations_waits"] < FILES * 0.1

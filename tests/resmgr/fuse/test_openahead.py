@@ -235,6 +235,23 @@ def test_a_write_from_here_is_not_held_up(rig: Reading, flags: int) -> None:
     assert rig.fs.manager.counters["delegations_waits"] == 0
 
 
+def test_a_write_is_not_held_up_by_what_turned_out_not_to_follow(rig: Reading) -> None:
+    begin(rig)
+    rig.see(20)
+    assert len(rig.machine.open_ahead) == 0
+    assert rig.open(rig.file(1), os.O_WRONLY).error == 0
+    assert rig.fs.manager.counters["delegations_waits"] == 0
+    assert rig.given() == 0
+
+
+def test_who_changes_another_file_leaves_the_closes_for_later(rig: Reading) -> None:
+    begin(rig)
+    rig.see(20)
+    given = rig.given()
+    assert rig.open(rig.file(30), os.O_WRONLY).error == 0
+    assert rig.given() == given > 0
+
+
 @pytest.mark.parametrize("what", ["chmod", "unlink", "rename"])
 def test_a_change_from_here_ends_it(rig: Reading, what: str) -> None:
     begin(rig)
