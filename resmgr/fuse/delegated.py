@@ -129,7 +129,7 @@ class Delegated:
         again = not ahead or request.at - self._note(node, request.at) <= RECENT
         keep = again and len(self._held) - self._once < self._most
         lease = _lease_of(node)
-        if lease is None or not (keep or ahead) or not self.believes(node, lease, file.connection, at):
+        if lease is None or not (keep or (ahead and self.takes_ahead())) or not self.believes(node, lease, file.connection, at):
             self._send_back(file.connection, file.ocb)
             return
         core.awake.watch()
@@ -155,6 +155,10 @@ class Delegated:
     def holds(self, node: Node) -> bool:
         """Whether *node* is delegated."""
         return node in self._held
+
+    def takes_ahead(self) -> bool:
+        """Whether more may be held of what was opened ahead and is not kept: as many as are kept, which programs have open."""
+        return self._once < self._most
 
     def recalled_since(self, connection: Connection, ino: int, at: float) -> bool:
         """Whether a recall of that file has come since *at*."""

@@ -5,7 +5,8 @@ nobody changes the file before this mount was asked. So a thread that goes throu
 do, has the next ones opened for it, each with its first bytes and a request for a delegation. What is delegated is what the server would
 say when the program comes; it is handed out then, and closed with the program's last close. What is not is closed at once.
 
-Which come next: files follow each other as they were listed, or by their names; directories, and files with several names, are passed over.
+Which come next: files follow each other as they were listed, by their names, or by their inode numbers (`sequence`); directories, and files
+with several names, are passed over.
 A thread that has the directory open is expected to go on from its first file, another one from its third.
 
 Handed out is what
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from itertools import islice
 from stat import S_IFMT, S_IFREG
 from typing import TYPE_CHECKING, Final
 
@@ -33,8 +34,8 @@ from resmgr.fuse.formats import O_ACCMODE, O_APPEND, O_SYNC, O_TRUNC, AttrTuple
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.lease import Lease
 from resmgr.fuse.listed import Chunk
+from resmgr.fuse.sequence import Order, Sequence
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
-from resmgr.fuse.walking import NAMES_MAX, Listed
 from resmgr.iomsg import OPEN, OPEN_DELEGATE, REQUEST, Connect, Io
 
 if TYPE_CHECKING:
@@ -54,8 +55,15 @@ STEPS_MIN: Final = 2
 """Files that followed the one before, after which a thread that does not have the directory open is expected to go on."""
 PASSED_MAX: Final = 16
 """Names between two files that are passed over."""
+KNOWN_MAX: Final = 1 << 15
+"""Names of a directory beyond which they are not looked through: it would take the daemon too long."""
+NAMES_PER_OPEN: Final = 64
+"""Names that are looked through anew for each OPEN, on the average: bounds what a thread costs that reads files of a large directory out of
+order."""
 REFUSED_MAX: Final = 4
-"""Files of a run that were not delegated, without one between that was, after which no more are opened ahead of it."""
+"""Files of a run that were not delegated, without one between that was, after which no more are opened ahead of it for `REFUSED_OPENS`."""
+REFUSED_OPENS: Final = 256
+"""Files that the thread opens itself before another try: its server may have been busy."""
 _MORE: Final = O_ACCMODE | O_TRUNC | O_SYNC | O_APPEND
 """Open flags of which what is opened ahead has none."""
 
@@ -83,23 +91,42 @@ class Foreseen:
 class Run:
     """One thread that opens files of one directory."""
 
-    __slots__ = ("ahead", "alphabetical", "chunk", "known", "last", "listed", "refused", "steps", "used", "window")
+    __slots__ = (
+        "ahead",
+        "chunk",
+        "known",
+        "last",
+        "listed",
+        "opens",
+        "order",
+        "refused",
+        "refused_until",
+        "rests",
+        "steps",
+        "used",
+        "window",
+    )
 
     def __init__(self) -> None:
-        self.listed: Listed | None = None
+        self.listed: Sequence | None = None
         """Names of the directory, as far as they are known; None: nobody needed them yet."""
         self.chunk: Chunk | None = None
         """The last part of the listing they were read from, if they were."""
         self.known = 0
         """How many names were known then."""
+        self.opens = 0
+        self.rests = 0
+        """Up to how many `opens` names are not read again."""
         self.last: bytes | None = None
         """The file that was opened last."""
-        self.alphabetical = False
+        self.order = Order.LISTED
         self.steps = 0
         """Files in a row that followed the one before."""
         self.ahead: dict[bytes, Foreseen] = {}
         self.window = WINDOW_FIRST
         self.refused = 0
+        self.refused_until = 0
+        """Up to how many `opens` nothing is opened ahead."""
         self.used = 0.0
 
 
@@ -136,7 +163,7 @@ class OpenAhead:
             return False
         if one.user != request.user:
             return False
-        if one.found is None:
+        if one.found is None and request.at - one.at <= VALID:
             one.run.window = min(one.run.window * 2, self._most)
             self._remove(one)
             request.connection = one.connection
@@ -164,8 +191,11 @@ class OpenAhead:
                 self._throw(self._runs.pop(next(iter(self._runs))))
         self._runs[key] = run
         before, run.last, run.used = run.last, node.name, request.at
+        run.opens += 1
         self._core.awake.watch()
         lists = run.steps < STEPS_MIN and self._lists(request.pid, directory)
+        if run.refused >= REFUSED_MAX and run.opens >= run.refused_until:
+            run.refused = REFUSED_MAX - 1
         if run.refused >= REFUSED_MAX or (before is None and not lists):
             return
         connection = directory.server.connections.get(request.user)
@@ -205,42 +235,46 @@ class OpenAhead:
         return any(one.pid == pid for one in self._core.opened.get(directory, ()))
 
     def _follows(self, run: Run, directory: Node, connection: Connection, before: bytes | None, name: bytes) -> bool:
-        """Whether *name* is the next file after *before*, or the first; which of both orders that is is remembered."""
+        """Whether *name* is the next file after *before*, or the first; in which order that is is remembered."""
         for _ in range(2):
             listed = run.listed
-            if listed is not None and name in listed.places and (before is None or before in listed.places):
-                orders = (run.alphabetical, not run.alphabetical)
-                for alphabetical in orders:
-                    first = 0 if before is None else listed.at(before, alphabetical) + 1
-                    last = listed.at(name, alphabetical)
+            if listed is not None and name in listed and (listed.start is None if before is None else before in listed):
+                for order in (run.order, *Order):
+                    first = 0 if before is None else listed.at(before, order) + 1
+                    last = listed.at(name, order)
                     if not first <= last <= first + PASSED_MAX:
                         continue
-                    between = listed.order(alphabetical)[first:last]
+                    between = listed.names(order)[first:last]
                     if not any(self._readable(directory, connection, one) for one in between):
-                        run.alphabetical = alphabetical
+                        run.order = order
                         return True
-                return False
+                if listed.whole:
+                    return False
             if not self._read_names(run, directory, connection, before):
                 return False
         return False
 
     def _read_names(self, run: Run, directory: Node, connection: Connection, start: bytes | None) -> bool:
-        """Read the names of the directory that are known, those from *start* on if there are many; whether there may be new ones. What was
-        listed for LOOKUPs comes in few large parts; names that the kernel asked for are read again when there are a half more."""
+        """Read the names of the directory that are known, those from *start* on if there are many; whether there may be others than before.
+        What was listed for LOOKUPs comes in few large parts; names that the kernel asked for are read again when there are a half more."""
+        if run.opens < run.rests:
+            return False
         record = None if not directory.ahead else directory.ahead.get(connection)
         chunks = [] if record is None else record.chunks
+        if start is not None and not any(start in one.offsets for one in chunks):
+            chunks = []
         chunk = chunks[0] if chunks else None
         known = sum(len(one.offsets) for one in chunks) if chunks else len(directory.children)
-        if chunk is run.chunk and (chunk is not None or known <= run.known * 1.5):
+        listed = run.listed
+        again = listed is not None and not listed.whole and listed.start != start
+        if (chunk is run.chunk and (chunk is not None or known <= run.known * 1.5) and not again) or known > KNOWN_MAX:
             return False
-        run.chunk, run.known = chunk, known
-        listed = run.listed = Listed()
-        passed = start is not None and known > NAMES_MAX
-        for name in chain(*(one.offsets for one in reversed(chunks))) if chunks else directory.children:
-            if passed and name == start:
-                passed = False
-            if not passed:
-                listed.add(name)
+        run.chunk, run.known, run.rests = chunk, known, run.opens + known // NAMES_PER_OPEN
+        if chunks:
+            numbers = {name: ino for one in reversed(chunks) for name, ino in one.numbers()}
+        else:
+            numbers = {name: child.ino for name, child in directory.children.items()}
+        run.listed = Sequence(numbers, start)
         return True
 
     def _readable(self, directory: Node, connection: Connection, name: bytes) -> bool:
@@ -261,13 +295,15 @@ class OpenAhead:
     def _following(self, run: Run, directory: Node, connection: Connection, name: bytes) -> Iterator[bytes]:
         """Files that are probably opened after *name*, in that order."""
         listed = run.listed
-        if listed is None or name not in listed.places:
+        if listed is None or name not in listed:
             return
-        order = listed.order(run.alphabetical)
-        for position in range(listed.at(name, run.alphabetical) + 1, len(order)):
-            one = order[position]
+        passed = 0
+        for one in islice(listed.names(run.order), listed.at(name, run.order) + 1, None):
             if self._readable(directory, connection, one):
+                passed = 0
                 yield one
+            elif (passed := passed + 1) > PASSED_MAX:
+                return
 
     def _ask(self, run: Run, request: Request, directory: Node, connection: Connection) -> None:
         """Open what follows the request's file, once half of what was is used up."""
@@ -288,7 +324,14 @@ class OpenAhead:
                 # It was never met by a message that would have asked for that.
                 core.leases.ask(directory, request.node, connection)
             return
-        if not lease.live or not lease.whole or lease.connection is not connection or handle is None or connection.closed:
+        if (
+            not core.delegated.takes_ahead()
+            or not lease.live
+            or not lease.whole
+            or lease.connection is not connection
+            or handle is None
+            or connection.closed
+        ):
             return
         for name in expected:
             if name not in run.ahead and len(self.places) < OPEN_MAX:
@@ -307,6 +350,7 @@ class OpenAhead:
                 return
             if known.pages is not None:
                 prefetch = 0
+        directory.used = now
         one = Foreseen(run, directory, name, lease, connection, request.user, now)
         run.ahead[name] = self.places[directory, name] = one
         core.drops["open_ahead_asked"] += 1
@@ -325,6 +369,7 @@ class OpenAhead:
         if one.found is None and not one.dead:
             one.dead = True
             one.run.refused += 1
+            one.run.refused_until = one.run.opens + REFUSED_OPENS
             core.drops["open_ahead_refused"] += 1
             if one.taken is None:
                 self._remove(one)

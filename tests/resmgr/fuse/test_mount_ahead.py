@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -51,6 +52,20 @@ def test_files_read_one_after_another_are_opened_ahead(serve: Serve, served: Pat
     print(how, told, mount.order("served"))
     assert told["open_ahead_hits"] > FILES * 0.8
     assert told.get("open_ahead_unused", 0) < 10
+
+
+def test_cp_goes_by_inode_numbers(serve: Serve, tmp_path: Path) -> None:
+    """Which are neither in the order of the listing nor of the names, if the files were not made in that."""
+    (tmp_path / "served/d").mkdir(parents=True)
+    numbers = list(range(FILES))
+    random.Random(1).shuffle(numbers)
+    for number in numbers:
+        (tmp_path / f"served/d/f{number:03}").write_bytes(b"%d\n" % number)
+    mount = serve(tmp_path / "served")
+    subprocess.run(["cp", "-r", mount.path / "d", tmp_path / "copy"], check=True)
+    for number in range(FILES):
+        assert (tmp_path / f"copy/f{number:03}").read_bytes() == b"%d\n" % number
+    assert events(mount)["open_ahead_hits"] > FILES * 0.7
 
 
 def test_names_that_were_never_listed(serve: Serve, served: Path) -> None:
