@@ -55,7 +55,7 @@ STEPS_MIN: Final = 2
 """Files that followed the one before, after which a thread that does not have the directory open is expected to go on."""
 PASSED_MAX: Final = 16
 """Names between two files that are passed over."""
-KNOWN_MAX: Final = 1 << 15
+KNOWN_MAX: Final = 1 << 14
 """Names of a directory beyond which they are not looked through: it would take the daemon too long."""
 NAMES_PER_OPEN: Final = 64
 """Names that are looked through anew for each OPEN, on the average: bounds what a thread costs that reads files of a large directory out of
@@ -402,6 +402,7 @@ class OpenAhead:
                 self._close(one.found)
             if not request.answered:
                 request.at = self._core.dispatch.now()
+                request.on_interrupt = None
                 otherwise()
             return
         self._hand_out(one, then)
