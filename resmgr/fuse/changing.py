@@ -106,6 +106,8 @@ def _touch(core: Core, directory: Node, name: bytes, now: float) -> None:
 def _doubt(core: Core, change: Change) -> None:
     directory, name, now = change.directory, change.name, core.dispatch.now()
     _touch(core, directory, name, now)
+    # Of what was opened ahead and is closed, the server may not know that yet.
+    core.handles.hurry((directory, name))
     node = change.node
     if node is None:
         directory.changed = now

@@ -23,7 +23,6 @@ from resmgr.dispatch import Buffer
 from resmgr.fuse.changes import NEVER
 from resmgr.fuse.early import Early
 from resmgr.fuse.formats import O_ACCMODE, O_RDWR, O_SYNC, O_TRUNC
-from resmgr.fuse.handles import LAZY
 from resmgr.fuse.lease import Lease, single
 from resmgr.iomsg import REQUEST, Io
 
@@ -87,8 +86,6 @@ class Delegated:
         """By node number."""
         self._once = 0
         """Of those held, how many were opened ahead and are not kept; they count by themselves."""
-        self._closed = NEVER
-        """When the last of these was closed: its server may not know yet."""
         self._early = Early()
         """Recalls that came before the answer that the file is delegated."""
         core.awake.keep(self._tidy, self._all)
@@ -132,7 +129,7 @@ class Delegated:
         again = not ahead or request.at - self._note(node, request.at) <= RECENT
         keep = again and len(self._held) - self._once < self._most
         lease = _lease_of(node)
-        if lease is None or not (keep or ahead) or not self.believes(node, lease, file.connection, at):
+        if lease is None or not (keep or (ahead and self.takes_ahead())) or not self.believes(node, lease, file.connection, at):
             self._send_back(file.connection, file.ocb)
             return
         core.awake.watch()
@@ -159,14 +156,13 @@ class Delegated:
         """Whether *node* is delegated."""
         return node in self._held
 
+    def takes_ahead(self) -> bool:
+        """Whether more may be held of what was opened ahead and is not kept: as many as are kept, which programs have open."""
+        return self._once < self._most
+
     def recalled_since(self, connection: Connection, ino: int, at: float) -> bool:
         """Whether a recall of that file has come since *at*."""
         return self._early.since(connection, ino, at)
-
-    def hurry(self, at: float) -> None:
-        """Something is opened for writing at *at*, which what is delegated and closed, but not yet at its server, would hold up."""
-        if at - self._closed <= LAZY:
-            self._core.handles.hurry()
 
     def lends(self, node: Node, connection: Connection, at: float) -> bool:
         """Whether a file that is open for writing may be asked for."""
@@ -226,7 +222,7 @@ class Delegated:
         file.token = file.token or next((other.token for other in held.files if other.token), b"")
 
     def released(self, file: File) -> bool:
-        """Nobody has *file* open any more. Whether its open control block stays open."""
+        """Nobody has *file* open any more. Whether its open control block stays open, or is being closed here."""
         held = self._through.pop(file.fh, None)
         if held is None:
             return False
@@ -239,8 +235,11 @@ class Delegated:
         if held.live and held.once:
             held.live = False
             self._drop(held)
-            self._closed = self._core.dispatch.now()
-            return False
+            node = held.node
+            if file.locked or node.parent is None:
+                return False
+            self._core.handles.close_lazily(held.connection, held.ocb, (node.parent, node.name))
+            return True
         if held.live and held.flags & O_ACCMODE:
             # Programs of the server may wait for its close.
             held.live = False

@@ -151,8 +151,8 @@ def open_(core: Core, request: Request, view: memoryview) -> None:
 def _ask(core: Core, request: Request) -> None:
     """Have the request's node opened by its server."""
     node, flags = request.node, request.extra
-    if flags & (O_ACCMODE | O_TRUNC):
-        core.delegated.hurry(request.at)
+    if flags & (O_ACCMODE | O_TRUNC) and node.parent is not None:
+        core.handles.hurry((node.parent, node.name))
     prefetch = 0
     if not flags & (O_ACCMODE | O_TRUNC) and node.pages is None and node.mode & 0o170000 == S_IFREG:
         prefetch = core.options.prefetch

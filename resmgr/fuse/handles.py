@@ -36,6 +36,8 @@ class Handles:
         self._young: list[tuple[Connection, int]] = []
         self._at_once: list[tuple[Connection, int]] = []
         self._lazy: list[tuple[Connection, int]] = []
+        self._in_the_way: set[tuple[Node, bytes]] = set()
+        """Names of files whose change waits, at their servers, for the close of one of these."""
         self._shared: set[tuple[Connection, int]] = set()
         """OCBs of open directories that are base handles, too: not closed before the directory is."""
         self._timer: Timer | None = None
@@ -116,20 +118,24 @@ class Handles:
             self._dispatch.at_turn_end(self._turn_end)
         self._at_once.append((connection, handle))
 
-    def close_lazily(self, connection: Connection, handle: int) -> None:
-        """Close a handle that nothing uses and whose being open nobody notices."""
+    def close_lazily(self, connection: Connection, handle: int, place: tuple[Node, bytes] | None = None) -> None:
+        """Close a handle that nothing uses and whose being open nobody notices, but who changes what is at *place*, a directory and a
+        name: see `hurry`."""
+        if place is not None:
+            self._in_the_way.add(place)
         if not self._lazy:
             self._lazy_timer = self._dispatch.call_at(self._dispatch.now() + LAZY, self._lazy_end)
         self._lazy.append((connection, handle))
 
-    def hurry(self) -> None:
-        """Close now what is to be closed lazily."""
-        if self._lazy_timer is not None:
+    def hurry(self, place: tuple[Node, bytes] | None = None) -> None:
+        """Close now what is to be closed lazily; with *place*, if some of it is in the way of who changes that."""
+        if self._lazy_timer is not None and (place is None or place in self._in_the_way):
             self._lazy_timer.cancel()
             self._lazy_end()
 
     def _lazy_end(self) -> None:
         due, self._lazy = self._lazy, []
+        self._in_the_way.clear()
         self._lazy_timer = None
         self._send(due)
 
@@ -169,6 +175,7 @@ class Handles:
             self._lazy_timer.cancel()
             self._lazy_timer = None
         self._lazy.clear()
+        self._in_the_way.clear()
         self._shared.clear()
         self._young.clear()
         self._aged.clear()

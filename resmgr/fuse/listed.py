@@ -6,6 +6,7 @@ The entries stay packed. Where each name's attributes lie is found once, when th
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from stat import S_IFMT, S_IFREG
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +33,7 @@ _DIRENT_SIZE: Final = DIRENT.size
 _ATTR_SIZE: Final = ATTR.size
 _MODE_AT: Final = 8
 _MODE: Final = struct.Struct("!I").unpack_from
+_INO: Final = struct.Struct("!Q").unpack_from
 
 
 class Chunk:
@@ -63,6 +65,12 @@ class Chunk:
             raise BadMessage("directory entry cut short") from None
         self.offsets = offsets
         self.cost = end + len(offsets) * ENTRY_COST
+
+    def numbers(self) -> Iterator[tuple[bytes, int]]:
+        """Names and inode numbers, in the order in which they came; not of those without attributes."""
+        for name, offset in self.offsets.items():
+            if offset >= 0:
+                yield name, _INO(self.data, offset)[0]
 
 
 class Record:

@@ -5,8 +5,8 @@ nobody changes the file before this mount was asked. So a thread that goes throu
 do, has the next ones opened for it, each with its first bytes and a request for a delegation. What is delegated is what the server would
 say when the program comes; it is handed out then, and closed with the program's last close. What is not is closed at once.
 
-Which come next: files follow each other as they were listed, by their names, or by their inode numbers (as cp sorts them); directories, and
-files with several names, are passed over.
+Which come next: files follow each other as they were listed, by their names, or by their inode numbers (`sequence`); directories, and files
+with several names, are passed over.
 A thread that has the directory open is expected to go on from its first file, another one from its third.
 
 Handed out is what
@@ -21,8 +21,8 @@ Otherwise the server is asked as ever.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Iterator
+from itertools import islice
 from stat import S_IFMT, S_IFREG
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +34,7 @@ from resmgr.fuse.formats import O_ACCMODE, O_APPEND, O_SYNC, O_TRUNC, AttrTuple
 from resmgr.fuse.inode import Node, same_type
 from resmgr.fuse.lease import Lease
 from resmgr.fuse.listed import Chunk
+from resmgr.fuse.sequence import Order, Sequence
 from resmgr.fuse.walk import CONNECT, ENTRY_MAX
 from resmgr.iomsg import OPEN, OPEN_DELEGATE, REQUEST, Connect, Io
 
@@ -54,16 +55,15 @@ STEPS_MIN: Final = 2
 """Files that followed the one before, after which a thread that does not have the directory open is expected to go on."""
 PASSED_MAX: Final = 16
 """Names between two files that are passed over."""
-NAMES_MAX: Final = 4096
-"""Names of one directory that are looked at; of a larger one, those that follow."""
-DIRECTORIES_MAX: Final = 16
-"""Directories whose names are kept in order; the one used longest ago goes."""
-LISTED: Final = 0
-SORTED: Final = 1
-BY_INODE: Final = 2
-_ORDERS: Final = (LISTED, SORTED, BY_INODE)
+KNOWN_MAX: Final = 1 << 14
+"""Names of a directory beyond which they are not looked through: it would take the daemon too long."""
+NAMES_PER_OPEN: Final = 64
+"""Names that are looked through anew for each OPEN, on the average: bounds what a thread costs that reads files of a large directory out of
+order."""
 REFUSED_MAX: Final = 4
-"""Files of a run that were not delegated, without one between that was, after which no more are opened ahead of it."""
+"""Files of a run that were not delegated, without one between that was, after which no more are opened ahead of it for `REFUSED_OPENS`."""
+REFUSED_OPENS: Final = 256
+"""Files that the thread opens itself before another try: its server may have been busy."""
 _MORE: Final = O_ACCMODE | O_TRUNC | O_SYNC | O_APPEND
 """Open flags of which what is opened ahead has none."""
 
@@ -88,36 +88,45 @@ class Foreseen:
         self.taken: Callable[[], None] | None = None
 
 
-class Names:
-    """Names of one directory, as far as they are known, in the orders in which programs go through them."""
-
-    __slots__ = ("chunk", "known", "orders", "places")
-
-    def __init__(self, names: list[bytes], chunk: Chunk | None, known: int) -> None:
-        self.orders: list[list[bytes] | None] = [names, None, None]
-        """LISTED, SORTED, BY_INODE; None: nobody needed it yet."""
-        self.places: list[dict[bytes, int] | None] = [None, None, None]
-        """Where each name is in these."""
-        self.chunk = chunk
-        """The last part of the listing they were read from, if they were."""
-        self.known = known
-        """How many names were known then."""
-
-
 class Run:
     """One thread that opens files of one directory."""
 
-    __slots__ = ("ahead", "last", "order", "refused", "steps", "used", "window")
+    __slots__ = (
+        "ahead",
+        "chunk",
+        "known",
+        "last",
+        "listed",
+        "opens",
+        "order",
+        "refused",
+        "refused_until",
+        "rests",
+        "steps",
+        "used",
+        "window",
+    )
 
     def __init__(self) -> None:
+        self.listed: Sequence | None = None
+        """Names of the directory, as far as they are known; None: nobody needed them yet."""
+        self.chunk: Chunk | None = None
+        """The last part of the listing they were read from, if they were."""
+        self.known = 0
+        """How many names were known then."""
+        self.opens = 0
+        self.rests = 0
+        """Up to how many `opens` names are not read again."""
         self.last: bytes | None = None
         """The file that was opened last."""
-        self.order = LISTED
+        self.order = Order.LISTED
         self.steps = 0
         """Files in a row that followed the one before."""
         self.ahead: dict[bytes, Foreseen] = {}
         self.window = WINDOW_FIRST
         self.refused = 0
+        self.refused_until = 0
+        """Up to how many `opens` nothing is opened ahead."""
         self.used = 0.0
 
 
@@ -129,8 +138,6 @@ class OpenAhead:
         self._most = core.options.open_ahead if core.options.delegations else 0
         self._runs: dict[tuple[int, Node], Run] = {}
         """By thread and directory, the one used last at the end."""
-        self._names: dict[Node, Names] = {}
-        """The one used last at the end."""
         self.places: dict[tuple[Node, bytes], Foreseen] = {}
         """Everything that was opened ahead and may be handed out."""
         core.awake.keep(self._tidy, self._all)
@@ -156,7 +163,7 @@ class OpenAhead:
             return False
         if one.user != request.user:
             return False
-        if one.found is None:
+        if one.found is None and request.at - one.at <= VALID:
             one.run.window = min(one.run.window * 2, self._most)
             self._remove(one)
             request.connection = one.connection
@@ -184,8 +191,11 @@ class OpenAhead:
                 self._throw(self._runs.pop(next(iter(self._runs))))
         self._runs[key] = run
         before, run.last, run.used = run.last, node.name, request.at
+        run.opens += 1
         self._core.awake.watch()
         lists = run.steps < STEPS_MIN and self._lists(request.pid, directory)
+        if run.refused >= REFUSED_MAX and run.opens >= run.refused_until:
+            run.refused = REFUSED_MAX - 1
         if run.refused >= REFUSED_MAX or (before is None and not lists):
             return
         connection = directory.server.connections.get(request.user)
@@ -217,7 +227,6 @@ class OpenAhead:
         """The mount is gone. Idempotent."""
         self._all()
         self._runs.clear()
-        self._names.clear()
 
     # ---- what follows
 
@@ -226,101 +235,85 @@ class OpenAhead:
         return any(one.pid == pid for one in self._core.opened.get(directory, ()))
 
     def _follows(self, run: Run, directory: Node, connection: Connection, before: bytes | None, name: bytes) -> bool:
-        """Whether *name* is the next file after *before*, or the first; in which order that is so is remembered."""
-        names = self._names_of(directory, connection, name, before if run.steps else None)
-        for order in (run.order, *_ORDERS):
-            places = self._places(names, order, directory, connection)
-            last = places.get(name, -1)
-            first = 0 if before is None else places.get(before, last) + 1
-            if not first <= last <= first + PASSED_MAX:
-                continue
-            between = self._order(names, order, directory, connection)[first:last]
-            if not any(self._readable(directory, connection, one) for one in between):
-                run.order = order
-                return True
+        """Whether *name* is the next file after *before*, or the first; in which order that is is remembered."""
+        for _ in range(2):
+            listed = run.listed
+            if listed is not None and name in listed and (listed.start is None if before is None else before in listed):
+                for order in (run.order, *Order):
+                    first = 0 if before is None else listed.at(before, order) + 1
+                    last = listed.at(name, order)
+                    if not first <= last <= first + PASSED_MAX:
+                        continue
+                    between = listed.names(order)[first:last]
+                    if not any(self._readable(directory, connection, one) for one in between):
+                        run.order = order
+                        return True
+                if listed.whole:
+                    return False
+            if not self._read_names(run, directory, connection, before):
+                return False
         return False
 
-    def _names_of(self, directory: Node, connection: Connection, name: bytes, start: bytes | None) -> Names:
-        """The names of the directory that are known. Read again if *name* is not among them and there are new ones: what was listed for
-        LOOKUPs comes in few large parts, names that the kernel asked for count when there are a half more; or, if there are too many, those
-        from *start* on."""
-        names = self._names.pop(directory, None)
-        if names is None or name not in self._places(names, LISTED, directory, connection):
-            record = None if not directory.ahead else directory.ahead.get(connection)
-            chunks = [] if record is None else record.chunks
-            chunk = chunks[0] if chunks else None
-            known = sum([len(one.offsets) for one in chunks]) if chunks else len(directory.children)
-            passed = start is not None and known > NAMES_MAX
-            if names is None or passed or chunk is not names.chunk or (chunk is None and known > names.known * 1.5):
-                read: dict[bytes, None] = {}
-                for one in chain(*[part.offsets for part in reversed(chunks)]) if chunks else directory.children:
-                    if passed and one == start:
-                        passed = False
-                    if not passed:
-                        read[one] = None
-                        if len(read) == NAMES_MAX:
-                            break
-                names = Names(list(read), chunk, known)
-        self._names[directory] = names
-        if len(self._names) > DIRECTORIES_MAX:
-            del self._names[next(iter(self._names))]
-        return names
-
-    def _order(self, names: Names, order: int, directory: Node, connection: Connection) -> list[bytes]:
-        made = names.orders[order]
-        if made is None:
-            listed = names.orders[LISTED]
-            assert listed is not None
-            if order == SORTED:
-                made = sorted(listed)
-            else:
-                numbered = []
-                for name in listed:
-                    attr = self._attr(directory, connection, name)
-                    if attr is not None:
-                        numbered.append((attr[0] ^ directory.server.salt, name))
-                numbered.sort()
-                made = [name for _, name in numbered]
-            names.orders[order] = made
-        return made
-
-    def _places(self, names: Names, order: int, directory: Node, connection: Connection) -> dict[bytes, int]:
-        places = names.places[order]
-        if places is None:
-            made = self._order(names, order, directory, connection)
-            places = names.places[order] = dict(zip(made, range(len(made)), strict=True))
-        return places
-
-    def _attr(self, directory: Node, connection: Connection, name: bytes) -> AttrTuple | None:
-        """What is known of *name*, perhaps no more so."""
-        child = directory.children.get(name)
-        if child is not None:
-            return child.attr
+    def _read_names(self, run: Run, directory: Node, connection: Connection, start: bytes | None) -> bool:
+        """Read the names of the directory that are known, those from *start* on if there are many; whether there may be others than before.
+        What was listed for LOOKUPs comes in few large parts; names that the kernel asked for are read again when there are a half more."""
+        if run.opens < run.rests:
+            return False
         record = None if not directory.ahead else directory.ahead.get(connection)
-        known = None if record is None else record.find(name, self._core.dispatch.now() - self._core.options.attr_valid, self._core.logs)
-        return None if known is None else known[0]
+        chunks = [] if record is None else record.chunks
+        if start is not None and not any(start in one.offsets for one in chunks):
+            chunks = []
+        chunk = chunks[0] if chunks else None
+        known = sum(len(one.offsets) for one in chunks) if chunks else len(directory.children)
+        listed = run.listed
+        again = listed is not None and not listed.whole and listed.start != start
+        if (chunk is run.chunk and (chunk is not None or known <= run.known * 1.5) and not again) or known > KNOWN_MAX:
+            return False
+        run.chunk, run.known, run.rests = chunk, known, run.opens + known // NAMES_PER_OPEN
+        if chunks:
+            numbers = {name: ino for one in reversed(chunks) for name, ino in one.numbers()}
+        else:
+            numbers = {name: child.ino for name, child in directory.children.items()}
+        run.listed = Sequence(numbers, start)
+        return True
 
     def _readable(self, directory: Node, connection: Connection, name: bytes) -> bool:
         """Whether *name* is, as far as is known, a file that may be opened ahead."""
-        attr = self._attr(directory, connection, name)
-        return attr is not None and S_IFMT(attr[1]) == S_IFREG and attr[2] <= 1
+        child = directory.children.get(name)
+        if child is not None:
+            attr = child.attr
+        else:
+            record = None if not directory.ahead else directory.ahead.get(connection)
+            known = (
+                None if record is None else record.find(name, self._core.dispatch.now() - self._core.options.attr_valid, self._core.logs)
+            )
+            if known is None:
+                return False
+            attr = known[0]
+        return S_IFMT(attr[1]) == S_IFREG and attr[2] <= 1
 
-    def _following(self, run: Run, directory: Node, connection: Connection, name: bytes, most: int) -> list[bytes]:
+    def _following(self, run: Run, directory: Node, connection: Connection, name: bytes) -> Iterator[bytes]:
         """Files that are probably opened after *name*, in that order."""
-        names = self._names_of(directory, connection, name, name)
-        order = self._order(names, run.order, directory, connection)
-        found: list[bytes] = []
-        for position in range(self._places(names, run.order, directory, connection).get(name, len(order)) + 1, len(order)):
-            if self._readable(directory, connection, order[position]):
-                found.append(order[position])
-                if len(found) == most:
-                    break
-        return found
+        listed = run.listed
+        if listed is None or name not in listed:
+            return
+        passed = 0
+        names = listed.names(run.order)
+        for position in range(listed.at(name, run.order) + 1, len(names)):
+            one = names[position]
+            if self._readable(directory, connection, one):
+                passed = 0
+                yield one
+            elif (passed := passed + 1) > PASSED_MAX:
+                return
 
     def _ask(self, run: Run, request: Request, directory: Node, connection: Connection) -> None:
         """Open what follows the request's file, once half of what was is used up."""
         window = min(run.window, self._most)
-        expected = self._following(run, directory, connection, request.node.name, window)
+        for _ in range(2):
+            expected = list(islice(self._following(run, directory, connection, request.node.name), window))
+            if len(expected) == window or not self._read_names(run, directory, connection, request.node.name):
+                break
         for name in [name for name in run.ahead if name not in expected]:
             self._drop(run.ahead[name])
         if len(run.ahead) * 2 > window:
@@ -333,7 +326,14 @@ class OpenAhead:
                 # It was never met by a message that would have asked for that.
                 core.leases.ask(directory, request.node, connection)
             return
-        if not lease.live or not lease.whole or lease.connection is not connection or handle is None or connection.closed:
+        if (
+            not core.delegated.takes_ahead()
+            or not lease.live
+            or not lease.whole
+            or lease.connection is not connection
+            or handle is None
+            or connection.closed
+        ):
             return
         for name in expected:
             if name not in run.ahead and len(self.places) < OPEN_MAX:
@@ -352,6 +352,7 @@ class OpenAhead:
                 return
             if known.pages is not None:
                 prefetch = 0
+        directory.used = now
         one = Foreseen(run, directory, name, lease, connection, request.user, now)
         run.ahead[name] = self.places[directory, name] = one
         core.drops["open_ahead_asked"] += 1
@@ -370,6 +371,7 @@ class OpenAhead:
         if one.found is None and not one.dead:
             one.dead = True
             one.run.refused += 1
+            one.run.refused_until = one.run.opens + REFUSED_OPENS
             core.drops["open_ahead_refused"] += 1
             if one.taken is None:
                 self._remove(one)
@@ -385,7 +387,7 @@ class OpenAhead:
         attr = found.attr
         regular = attr is not None and S_IFMT(attr[1]) == S_IFREG and found.connection is one.connection
         if attr is None or not found.delegated or not regular or one.dead or core.delegated.recalled_since(one.connection, attr[0], one.at):
-            self._close(found, one.connection)
+            self._close(found)
             return
         one.attr = attr
         one.found = found._replace(data=bytes(found.data))
@@ -399,9 +401,10 @@ class OpenAhead:
         """What *request* waits for has come, or will not."""
         if request.answered or one.found is None or not self._good(one, request.node, request.at):
             if one.found is not None:
-                self._close(one.found, one.connection)
+                self._close(one.found)
             if not request.answered:
                 request.at = self._core.dispatch.now()
+                request.on_interrupt = None
                 otherwise()
             return
         self._hand_out(one, then)
@@ -440,16 +443,16 @@ class OpenAhead:
         one.dead = True
         self._core.drops["open_ahead_unused"] += 1
         if one.found is not None:
-            self._close(one.found, one.connection, waits)
+            self._close(one.found, None if waits else (one.directory, one.name))
 
-    def _close(self, found: Found, connection: Connection, waits: bool = True) -> None:
-        """Of what is delegated others may wait for its close."""
+    def _close(self, found: Found, place: tuple[Node, bytes] | None = None) -> None:
+        """At once: of what is delegated others may wait for its close; with *place*, its name, when somebody does, or a moment later."""
         if not found.ocb or found.connection.closed:
             return
-        if waits:
+        if place is None:
             found.connection.submit((REQUEST.pack(Io.CLOSE, 0, 0, found.ocb),), 0, _ignore)
         else:
-            self._core.handles.close_lazily(found.connection, found.ocb)
+            self._core.handles.close_lazily(found.connection, found.ocb, place)
 
     def _throw(self, run: Run) -> None:
         for one in list(run.ahead.values()):
@@ -465,8 +468,6 @@ class OpenAhead:
             self._drop(one)
         for key in [key for key, run in self._runs.items() if now - run.used > VALID and not run.ahead]:
             del self._runs[key]
-        if not self._runs:
-            self._names.clear()
         return bool(self._runs)
 
 

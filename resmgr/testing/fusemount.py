@@ -71,6 +71,7 @@ class Server:
         self.pipe = Pipe()
         self.manager: TreeManager | None = None
         self.host_messages: dict[str, int] = {}
+        self.host_counters: dict[str, int] = {}
         if directory == "-":
             nodes: dict[bytes, Node] = {b"pipe": self.pipe, b"slow": Slow(), b"screen": Screen(), b"value": Value(lambda: b"x\n")}
             self.manager = TreeManager(self.kernel, Directory(nodes), name="devices")
@@ -79,6 +80,7 @@ class Server:
             policy = Policy(Accounts(dispatch.now), users=(UserRule("identity", root="root"),), exports=(), grants=())
             host = HostFs(self.kernel, policy, root=directory)
             self.host_messages = count_messages(host)
+            self.host_counters = host.manager.counters
             target = host.target
         self.machine = Machine(dispatch, KernelResolver(self.kernel), target, options, mountpoint.encode())
         self.mount = Mount(mountpoint, options)
@@ -151,6 +153,8 @@ class Server:
             counts = dict(self.host_messages)
             self.host_messages.clear()
             return counts
+        elif kind == "counters":
+            return self.host_counters
         elif kind == "quiet":
             # As if nobody had changed anything, or been refused, for long.
             self.machine.delegated.quiet = self.machine.own_locks.pause = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -52,6 +53,20 @@ def test_files_read_one_after_another_are_opened_ahead(serve: Serve, served: Pat
     assert told.get("open_ahead_unused", 0) < 10
 
 
+def test_cp_goes_by_inode_numbers(serve: Serve, tmp_path: Path) -> None:
+    """Which are neither in the order of the listing nor of the names, if the files were not made in that."""
+    (tmp_path / "served/d").mkdir(parents=True)
+    numbers = list(range(FILES))
+    random.Random(1).shuffle(numbers)
+    for number in numbers:
+        (tmp_path / f"served/d/f{number:03}").write_bytes(b"%d\n" % number)
+    mount = serve(tmp_path / "served")
+    subprocess.run(["cp", "-r", mount.path / "d", tmp_path / "copy"], check=True)
+    for number in range(FILES):
+        assert (tmp_path / f"copy/f{number:03}").read_bytes() == b"%d\n" % number
+    assert events(mount)["open_ahead_hits"] > FILES * 0.7
+
+
 def test_names_that_were_never_listed(serve: Serve, served: Path) -> None:
     """Nor is the directory open: LOOKUPs that follow each other have it listed."""
     mount = serve(served)
@@ -71,3 +86,23 @@ def test_several_directories_in_turn(serve: Serve, served: Path) -> None:
         for folder in range(8):
             assert (mount.path / f"e{folder}/f{number:03}").read_bytes() == b"%d\n" % number
     assert events(mount)["open_ahead_hits"] > 8 * FILES / 2 * 0.7
+
+
+@pytest.mark.parametrize("what", ["unlink", "rename", "replace", "truncate"])
+def test_what_was_read_and_is_changed_at_once_does_not_wait_for_itself(serve: Serve, served: Path, what: str) -> None:
+    """As tar --remove-files does it: no message is put off by the server until the file is closed."""
+    mount = serve(served)
+    folder = mount.path / "d"
+    for name in sorted(os.listdir(folder)):
+        (folder / name).read_bytes()
+        if what == "unlink":
+            (folder / name).unlink()
+        elif what == "rename":
+            (folder / name).rename(folder / ("x" + name))
+        elif what == "replace":
+            (folder / "new").write_bytes(b"new")
+            (folder / "new").replace(folder / name)
+        else:
+            os.truncate(folder / name, 1)
+    assert events(mount)["open_ahead_hits"] > FILES * 0.8
+    assert cast("dict[str, int]", mount.order("counters"))["delegations_waits"] < FILES * 0.1

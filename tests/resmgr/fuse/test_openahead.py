@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from collections.abc import Iterator
 
 import pytest
 
-from resmgr.fuse import formats, openahead
+from resmgr.fuse import formats, openahead, sequence
 from resmgr.fuse.formats import Opcode
-from resmgr.fuse.openahead import OPEN_MAX, REFUSED_MAX, RUNS_MAX, VALID
+from resmgr.fuse.openahead import OPEN_MAX, PASSED_MAX, REFUSED_MAX, RUNS_MAX, VALID
 from resmgr.fuse.options import FuseOptions
+from resmgr.fuse.sequence import Order
 from resmgr.iomsg import WATCH_MOVED_TO
 from resmgr.testing.memfault import Fault
 from tests.resmgr.fuse.test_delegated import Delegating
@@ -118,21 +120,70 @@ def test_directories_and_files_of_several_names_are_passed_over() -> None:
     rig.machine.close()
 
 
-def test_by_inode_number() -> None:
-    """As cp goes through a directory, which was listed and is named otherwise."""
+@pytest.mark.parametrize("between", [PASSED_MAX, PASSED_MAX + 1])
+def test_no_more_than_so_many_are_passed_over(between: int) -> None:
+    """Each costs a look, and a directory may have thousands of them."""
     rig = Reading(listed=False)
-    numbers = [17, 3, 30, 8, 21, 0, 5]
-    for number in numbers:
-        rig.fs.add(b"i/f%02d" % number, b"f%02d" % number)
-    directory = rig.fs.find(b"i")
-    directory.entries = dict(sorted(directory.entries.items(), key=lambda entry: -entry[0][2]))
-    rig.directory = rig.walk(b"i")
-    rig.ask(Opcode.RELEASEDIR, rig.directory, formats.RELEASE_IN.pack(rig.list(), 0, 0, 0))
-    for number in numbers:
-        node = rig.walk(b"i/f%02d" % number)
+    names = [b"a0", b"a1", b"a2", *(b"b%02d" % number for number in range(between)), b"c"]
+    for name in names:
+        rig.fs.add(b"p/" + name + b"/x" * name.startswith(b"b"), b"f")
+    rig.directory = rig.walk(b"p")
+    rig.list()
+    for name in names[:3]:
+        node = rig.walk(b"p/" + name)
         rig.release(node, rig.open(node).fh)
-    assert rig.event("hits") == len(numbers) - 3
-    assert rig.event("unused") == 0
+    assert [name for _, name in rig.machine.open_ahead.places] == [b"c"] * (between <= PASSED_MAX)
+    rig.machine.close()
+
+
+def test_by_inode_number_as_cp_does_it() -> None:
+    rig = Reading(listed=False)
+    numbers = list(range(FILES))
+    random.Random(3).shuffle(numbers)
+    for number in numbers:
+        inode = rig.fs.find(b"e/f%02d" % number)
+        inode.ino = 1000 + numbers.index(number)
+    rig.list()
+    for number in numbers:
+        assert rig.see(number) == b"f%02d" % number
+    assert rig.event("hits") > FILES * 0.8
+    rig.machine.close()
+
+
+@pytest.mark.parametrize("by", list(Order))
+def test_a_large_directory_is_gone_through_in_parts(monkeypatch: pytest.MonkeyPatch, by: Order) -> None:
+    monkeypatch.setattr(sequence, "NAMES_MAX", 20)
+    monkeypatch.setattr(sequence, "PART", 8)
+    rig = Reading(listed=False)
+    numbers = list(range(FILES))
+    random.Random(3).shuffle(numbers)
+    for place, number in enumerate(numbers):
+        rig.fs.add(b"p/f%02d" % number, b"f").ino = 1000 + place * 7 % FILES
+    rig.directory = rig.walk(b"p")
+    rig.list()
+    if by is Order.NAME:
+        numbers.sort()
+    elif by is Order.INODE:
+        numbers.sort(key=lambda number: rig.fs.find(b"p/f%02d" % number).ino)
+    for number in numbers:
+        node = rig.walk(b"p/f%02d" % number)
+        rig.release(node, rig.open(node).fh)
+    assert rig.event("hits") > FILES * 0.8
+    rig.machine.close()
+
+
+def test_who_reads_out_of_order_has_names_looked_through_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequence, "NAMES_MAX", 4)
+    monkeypatch.setattr(sequence, "PART", 2)
+    monkeypatch.setattr(openahead, "NAMES_PER_OPEN", 1)
+    rig = Reading()
+    numbers = list(range(FILES))
+    random.Random(3).shuffle(numbers)
+    seen = set()
+    for number in numbers:
+        rig.see(number)
+        seen.add(next(iter(rig.machine.open_ahead._runs.values())).listed)
+    assert len(seen) <= 4
     rig.machine.close()
 
 
@@ -163,7 +214,7 @@ def test_no_more_than_the_option_says() -> None:
 
 
 def test_bounded_in_all_threads() -> None:
-    rig = Reading(FuseOptions(open_ahead=16), listed=False)
+    rig = Reading(FuseOptions(open_ahead=16, delegations=256), listed=False)
     for folder in range(10):
         for number in range(FILES):
             rig.fs.add(b"r%d/f%02d" % (folder, number), b"f")
@@ -267,6 +318,23 @@ def test_a_write_from_here_is_not_held_up(rig: Reading, flags: int) -> None:
     assert rig.fs.manager.counters["delegations_waits"] == 0
 
 
+def test_a_write_is_not_held_up_by_what_turned_out_not_to_follow(rig: Reading) -> None:
+    begin(rig)
+    rig.see(20)
+    assert len(rig.machine.open_ahead) == 0
+    assert rig.open(rig.file(1), os.O_WRONLY).error == 0
+    assert rig.fs.manager.counters["delegations_waits"] == 0
+    assert rig.given() == 0
+
+
+def test_who_changes_another_file_leaves_the_closes_for_later(rig: Reading) -> None:
+    begin(rig)
+    rig.see(20)
+    given = rig.given()
+    assert rig.open(rig.file(30), os.O_WRONLY).error == 0
+    assert rig.given() == given > 0
+
+
 @pytest.mark.parametrize("what", ["chmod", "unlink", "rename"])
 def test_a_change_from_here_ends_it(rig: Reading, what: str) -> None:
     begin(rig)
@@ -307,6 +375,43 @@ def test_what_is_too_old_is_not_handed_out(rig: Reading) -> None:
     hits = rig.event("hits")
     assert rig.see(1) == b"f01"
     assert rig.event("hits") == hits
+
+
+def test_what_is_on_the_way_for_too_long_is_not_waited_for(rig: Reading) -> None:
+    rig.fs.faults.append(Fault("open", name=b"f01", late=0.9, times=1))
+    rig.see(0)
+    rig.run(VALID + 0.05)
+    began = rig.dispatch.now()
+    assert rig.see(1) == b"f01"
+    assert rig.dispatch.now() - began < 0.1
+    rig.run(2.0)
+    assert rig.given() == 0
+    assert rig.ocbs() == 0
+
+
+def test_who_keeps_all_open_has_no_more_of_them_delegated_than_the_option_says() -> None:
+    rig = Reading(FuseOptions(delegations=5))
+    most = 0
+    for number in range(FILES):
+        assert rig.open(rig.file(number)).error == 0
+        rig.run(0.001)
+        most = max(most, rig.given())
+    assert rig.event("hits") >= 5
+    assert most <= 5 + 5 + 2
+    assert len(rig.machine.delegated) <= 10
+    rig.machine.close()
+
+
+def test_after_many_files_it_is_tried_again(rig: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openahead, "REFUSED_OPENS", 10)
+    delegations, rig.fs.delegations = rig.fs.delegations, None
+    for number in range(10):
+        rig.see(number)
+    rig.fs.delegations = delegations
+    assert rig.event("hits") == 0
+    for number in range(10, FILES):
+        rig.see(number)
+    assert rig.event("hits") > FILES / 3
 
 
 def test_four_that_are_not_delegated_end_it(rig: Reading) -> None:
