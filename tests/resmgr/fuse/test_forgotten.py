@@ -114,6 +114,29 @@ def test_a_write_that_is_answered_after_its_file_was_opened_again_does_not_lose_
     assert rig.machine.drops["locks_lost"] == 0
 
 
+def test_nor_does_a_read(far: Make) -> None:
+    rig = far(Failure.HARD, delegations=False)
+    node, fh = opened(rig)
+    seen: list[Handle] = []
+
+    def unknown(read: Handler, message: Message, client: HostClient, handle: Handle, flags: int) -> None:
+        seen.append(handle)
+        if handle is not seen[0]:
+            read(message, client, handle, flags)
+        else:
+            rig.there.call_at(rig.there.now() + (0.5 if len(seen) == 1 else 0.0), lambda: message.error(errno.EBADF))
+
+    instead(rig, Io.READ, unknown)
+    late = rig.start(Opcode.READ, node, formats.READ_IN.pack(fh, 0, 4, 0, 0, 0))
+    rig.run(0.01)
+    assert read(rig, node, fh).body == b"0123456789"
+    assert late not in rig.answers
+    rig.run(1)
+    assert rig.answers[late].body == b"0123"
+    assert rig.machine.drops["reopened"] == 1
+    assert open_there(rig) == 1
+
+
 def test_a_copy_whose_destination_is_not_known(far: Make) -> None:
     rig = far(Failure.HARD)
     source, reading = opened(rig, os.O_RDONLY, b"source", b"SOURCE")

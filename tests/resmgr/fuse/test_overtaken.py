@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 
 import pytest
 
@@ -121,6 +122,29 @@ def test_only_what_has_to_do_with_it_waits(rig: Rig, what: str) -> None:
     rig.run(5)
     assert not rig.machine.outstanding
     assert rig.machine.held_bytes == rig.machine.behind_cost == 0
+
+
+def test_a_write_that_would_go_with_one_before_it_waits(rig: Rig) -> None:
+    node, fh = give_up(rig, "write", 2)
+    slow(rig, 0.5, times=1)
+    for offset, data in (0, b"a"), (3996, b"b"), (4096, b"c"):
+        rig.start(Opcode.WRITE, node, write_in(fh, offset, data * 100))
+    rig.run(5)
+    assert rig.fs.find(b"f").data[3996:4196] == b"b" * 100 + b"c" * 100
+
+
+def test_attributes_of_meanwhile_are_not_believed(rig: Rig) -> None:
+    """It may change the time of the file after any answer."""
+    node, _ = give_up(rig, "write", 2)
+
+    def valid() -> tuple[int, int]:
+        """Seconds and nanoseconds for which the kernel is to believe them."""
+        seconds, nanoseconds = struct.unpack_from("=QI", rig.ask(Opcode.GETATTR, node, formats.GETATTR_IN.pack(0, 0)).body)
+        return seconds, nanoseconds
+
+    assert valid() == (0, 0)
+    rig.run(3)
+    assert valid() != (0, 0)
 
 
 def test_who_waits_for_one_does_not_wait_for_another(rig: Rig) -> None:

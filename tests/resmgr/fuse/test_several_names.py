@@ -102,6 +102,22 @@ def test_two_names_met_before_it_is_opened(rig: Rig) -> None:
     assert rig.walk(b"d/f") == node
 
 
+def test_it_goes_by_the_name_that_was_told_last(rig: Rig) -> None:
+    """The other one has been given to another file since, and nobody has said so."""
+    node = rig.walk(b"d/f")
+    link(rig, b"f", b"g")
+    assert rig.walk(b"d/g") == node
+    assert rig.walk(b"d/f") == node
+    rig.fs.remove(b"d/g")
+    another = rig.fs.add(b"d/g", b"another")
+    before = another.mode
+
+    chmod(rig, node)
+
+    assert another.mode == before
+    assert rig.fs.find(b"d/f").mode != before
+
+
 def test_back_to_the_name_of_before(rig: Rig) -> None:
     """The earlier name still has the node of before, which nobody has open."""
     before = rig.walk(b"d/f")
