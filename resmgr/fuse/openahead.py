@@ -468,6 +468,9 @@ class OpenAhead:
     def _tidy(self, now: float) -> bool:
         """What nobody came for is closed, and who does not read any more is forgotten."""
         for one in [one for one in self.places.values() if now - one.at > VALID]:
+            if one.found is None and one.pending is not None:
+                # It may hang, and keep a thread of its server.
+                one.pending.unblock()
             self._drop(one)
         for key in [key for key, run in self._runs.items() if now - run.used > VALID and not run.ahead]:
             del self._runs[key]

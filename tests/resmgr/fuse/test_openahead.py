@@ -353,6 +353,15 @@ def test_what_nobody_comes_for_is_closed(rig: Reading) -> None:
     assert rig.see(1) == b"f01"
 
 
+def test_what_hangs_and_nobody_comes_for_is_given_up(rig: Reading) -> None:
+    rig.fs.faults.append(Fault("open", name=b"f01", hang=True))
+    rig.see(0)
+    assert len(rig.fs.hanging) == 1
+    rig.run(2 * VALID + 0.1)
+    assert len(rig.machine.open_ahead) == 0
+    assert not rig.fs.hanging
+
+
 def test_what_is_too_old_is_not_handed_out(rig: Reading) -> None:
     begin(rig)
     rig.run(VALID - 0.1)
