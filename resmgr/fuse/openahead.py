@@ -241,7 +241,7 @@ class OpenAhead:
         for _ in range(2):
             listed = run.listed
             if listed is not None and name in listed and (listed.start is None if before is None else before in listed):
-                for order in (run.order, *Order):
+                for order in [run.order, *Order]:
                     first = 0 if before is None else listed.at(before, order) + 1
                     last = listed.at(name, order)
                     if not first <= last <= first + PASSED_MAX:
