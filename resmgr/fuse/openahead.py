@@ -26,7 +26,7 @@ from itertools import islice
 from stat import S_IFMT, S_IFREG
 from typing import TYPE_CHECKING, Final
 
-from resmgr.channel import Connection
+from resmgr.channel import Connection, Pending
 from resmgr.dispatch import Buffer
 from resmgr.errors import BadMessage
 from resmgr.fuse.entries import Found
@@ -71,7 +71,7 @@ _MORE: Final = O_ACCMODE | O_TRUNC | O_SYNC | O_APPEND
 class Foreseen:
     """A file that was opened ahead: on the way until `found`; `taken` is what waits for it then."""
 
-    __slots__ = ("at", "attr", "connection", "data", "dead", "directory", "found", "lease", "name", "run", "taken", "user")
+    __slots__ = ("at", "attr", "connection", "data", "dead", "directory", "found", "lease", "name", "pending", "run", "taken", "user")
 
     def __init__(self, run: Run, directory: Node, name: bytes, lease: Lease, connection: Connection, user: User, at: float) -> None:
         self.run = run
@@ -81,6 +81,7 @@ class Foreseen:
         self.connection = connection
         self.user = user
         self.at = at
+        self.pending: Pending | None = None
         self.found: Found | None = None
         self.attr: AttrTuple | None = None
         self.dead = False
@@ -167,7 +168,8 @@ class OpenAhead:
             one.run.window = min(one.run.window * 2, self._most)
             self._remove(one)
             request.connection = one.connection
-            request.on_interrupt = lambda: self._core.error(request, errno.EINTR)
+            # Signals, aborts and deadlines take it for the request's own message.
+            request.pending = one.pending
             one.taken = lambda: self._arrived(request, one, then, otherwise)
             return True
         if not self._good(one, node, request.at):
@@ -239,7 +241,7 @@ class OpenAhead:
         for _ in range(2):
             listed = run.listed
             if listed is not None and name in listed and (listed.start is None if before is None else before in listed):
-                for order in (run.order, *Order):
+                for order in [run.order, *Order]:
                     first = 0 if before is None else listed.at(before, order) + 1
                     last = listed.at(name, order)
                     if not first <= last <= first + PASSED_MAX:
@@ -357,7 +359,7 @@ class OpenAhead:
         run.ahead[name] = self.places[directory, name] = one
         core.drops["open_ahead_asked"] += 1
         message = REQUEST.pack(CONNECT, Connect.OPEN, OPEN_DELEGATE, handle) + OPEN.pack(0, 0, prefetch) + name
-        connection.submit((message,), ENTRY_MAX + prefetch, lambda status, reply: self._came(one, status, reply))
+        one.pending = connection.submit((message,), ENTRY_MAX + prefetch, lambda status, reply: self._came(one, status, reply))
 
     def _came(self, one: Foreseen, status: int, reply: Buffer) -> None:
         core = self._core
@@ -399,12 +401,15 @@ class OpenAhead:
         self, request: Request, one: Foreseen, then: Callable[[Found, AttrTuple, float], None], otherwise: Callable[[], None]
     ) -> None:
         """What *request* waits for has come, or will not."""
+        request.pending = None
         if request.answered or one.found is None or not self._good(one, request.node, request.at):
             if one.found is not None:
                 self._close(one.found)
             if not request.answered:
+                if request.interrupted:
+                    self._core.error(request, errno.EINTR)
+                    return
                 request.at = self._core.dispatch.now()
-                request.on_interrupt = None
                 otherwise()
             return
         self._hand_out(one, then)
@@ -465,6 +470,9 @@ class OpenAhead:
     def _tidy(self, now: float) -> bool:
         """What nobody came for is closed, and who does not read any more is forgotten."""
         for one in [one for one in self.places.values() if now - one.at > VALID]:
+            if one.found is None and one.pending is not None:
+                # It may hang, and keep a thread of its server.
+                one.pending.unblock()
             self._drop(one)
         for key in [key for key, run in self._runs.items() if now - run.used > VALID and not run.ahead]:
             del self._runs[key]

@@ -367,6 +367,15 @@ def test_what_nobody_comes_for_is_closed(rig: Reading) -> None:
     assert rig.see(1) == b"f01"
 
 
+def test_what_hangs_and_nobody_comes_for_is_given_up(rig: Reading) -> None:
+    rig.fs.faults.append(Fault("open", name=b"f01", hang=True))
+    rig.see(0)
+    assert len(rig.fs.hanging) == 1
+    rig.run(2 * VALID + 0.1)
+    assert len(rig.machine.open_ahead) == 0
+    assert not rig.fs.hanging
+
+
 def test_what_is_too_old_is_not_handed_out(rig: Reading) -> None:
     begin(rig)
     rig.run(VALID - 0.1)
@@ -431,13 +440,33 @@ def test_who_waits_for_what_is_refused_asks_himself(rig: Reading) -> None:
     assert rig.event("refused") == 1
 
 
-def test_a_signal_while_it_is_on_the_way(rig: Reading) -> None:
-    rig.fs.faults.append(Fault("open", name=b"f01", hang=True, deaf=True))
+@pytest.mark.parametrize("deaf", [False, True])
+@pytest.mark.parametrize("most", [0, 16])
+def test_a_signal_while_it_is_on_the_way(deaf: bool, most: int) -> None:
+    """As without: the server is asked to end it, and not waited for if it does not."""
+    rig = Reading(FuseOptions(open_ahead=most))
+    rig.fs.faults.append(Fault("open", name=b"f01", hang=True, deaf=deaf))
     rig.see(0)
     unique = rig.start(Opcode.OPEN, rig.file(1), formats.OPEN_IN.pack(os.O_RDONLY, 0))
     rig.raw(formats.IN_HEADER.pack(48, Opcode.INTERRUPT, 1, 0, 0, 0, 0, 0, 0) + unique.to_bytes(8, "little"))
-    rig.run(0.1)
+    rig.run(rig.machine.options.interrupt_delay + 0.01)
+    assert (unique in rig.answers) == (not deaf)
+    rig.run(rig.machine.options.interrupt_patience)
     assert rig.answers[unique].error == -errno.EINTR
+    assert rig.machine.drops["unblocked"] == 1
+    rig.machine.close()
+
+
+@pytest.mark.parametrize("most", [0, 16])
+def test_a_server_that_says_nothing_meets_the_deadline(most: int) -> None:
+    rig = Reading(FuseOptions(open_ahead=most, deadline=2.0))
+    rig.fs.faults.append(Fault("open", name=b"f01", hang=True))
+    rig.see(0)
+    unique = rig.start(Opcode.OPEN, rig.file(1), formats.OPEN_IN.pack(os.O_RDONLY, 0))
+    rig.run(3.0)
+    assert rig.answers[unique].error == -errno.ETIMEDOUT
+    assert all(message.answered for message in rig.fs.hanging), "the server was asked to end it"
+    rig.machine.close()
 
 
 def test_the_server_goes_away(rig: Reading) -> None:
