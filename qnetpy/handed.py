@@ -21,8 +21,8 @@ from resmgr.ids import DESCRIPTORS_MAX
 ENVIRONMENT = "QNET_HANDED"
 MESSAGE_MAX = DESCRIPTORS_MAX - 1
 """Mounts whose descriptors one message carries."""
-MOUNTS_MAX = 253
-"""Descriptors that a datagram carries (the kernel's SCM_MAX_FD)."""
+SCM_MAX_FD = 253
+"""Descriptors that the kernel lets a datagram carry."""
 STATE_MAX = 64 << 20
 """Bytes of the memory file."""
 NAMES_MAX = STATE_MAX // 280
@@ -96,7 +96,7 @@ def give(message: Message, mounts: Sequence[Handed]) -> None:
 
 def most(request: Mapping[str, object]) -> int:
     """How many mounts can be given to who asked so."""
-    return MOUNTS_MAX if request.get("socket") is True else MESSAGE_MAX
+    return SCM_MAX_FD if request.get("socket") is True else MESSAGE_MAX
 
 
 def _holding(devices: Sequence[int]) -> socket.socket:
@@ -117,7 +117,7 @@ def received(facts: Mapping[str, object], descriptors: Sequence[int]) -> tuple[i
         return tuple(descriptors)
     memory, holder, *_ = descriptors
     with socket.socket(fileno=holder) as held:
-        _, devices, _, _ = socket.recv_fds(held, 1, MOUNTS_MAX, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+        _, devices, _, _ = socket.recv_fds(held, 1, SCM_MAX_FD, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
     return memory, *devices
 
 

@@ -22,7 +22,6 @@ MINOR_MIN: Final = 31
 """Linux 5.4. Older kernels differ in structures and are refused with a clear message."""
 MINOR_MAX: Final = 40
 ROOT_ID: Final = 1
-MIN_READ_BUFFER: Final = 8192
 
 
 class Opcode(enum.IntEnum):
