@@ -115,6 +115,7 @@ class LsmQnet:
                 *(context.dispatch, self.system.kernel, self.system.accounts, qnet.netfs.target),
                 lambda: self.system.namespace,
                 settings.node.run_dir,
+                prepared.left,
             )
             qnet.netfs.listeners.append(mounts.forget)
             qnet.netfs.heeds.append(mounts.silent)

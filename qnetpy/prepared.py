@@ -56,6 +56,8 @@ class PreparedQnet:
     """What other nodes had locked here when the daemon before ended: `resmgr.hostfs.grace`."""
     handed: list[Handed] = attrs.Factory(list)
     """Mounts of the daemon before; who takes them empties the list."""
+    left: list[record.Left] = attrs.Factory(list)
+    """Mounts of one that was killed. They are not written down any more when the first one of this daemon is."""
     _mount: tuple[Mount, int] | None = None
     """Of the mount namespace of the node's users, with its /dev/fuse."""
 
@@ -108,7 +110,8 @@ def prepare(system: System, options: QnetOptions) -> PreparedQnet:
 
         locked = frozenset(grace.read(locks_file(settings), boot_id()))
     point = options.mount or (settings.qnet.mount.point if settings.qnet.mount.enabled else "none")
-    made = PreparedQnet(settings, link_settings(settings), keys, kept, "" if point == "none" else point, locked, take(log.error))
+    left = record.left(settings.node.run_dir)
+    made = PreparedQnet(settings, link_settings(settings), keys, kept, "" if point == "none" else point, locked, take(log.error), left)
     kept_point = any(one.main and one.point == made.point for one in made.handed)
     if made.point and system.namespace is not None and not kept_point:
         try:

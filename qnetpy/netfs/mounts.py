@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -41,7 +41,7 @@ Request = Mapping[str, object]
 
 class NetMounts:
     """Dispatch context. *namespace* tells the mount namespace of the node's users; None: mounting is not possible. *run_dir*: where it is
-    written down what is mounted, for a daemon that comes after one that was killed; empty: nowhere."""
+    written down what is mounted, for a daemon that comes after one that was killed; empty: nowhere. *left*: what such a one has left."""
 
     def __init__(
         self,
@@ -51,12 +51,13 @@ class NetMounts:
         root: Target,
         namespace: Callable[[], int | None],
         run_dir: str = "",
+        left: Iterable[record.Left] = (),
     ) -> None:
         self._run_dir = run_dir
         self._record = record.Record(run_dir)
         self._left: dict[str, set[Device]] = {}
-        """Where a daemon that was killed has left mounts. Not written down any more when the first one of this daemon is."""
-        for one in record.left(run_dir) if run_dir else ():
+        """Devices by their points."""
+        for one in left:
             self._left.setdefault(one.point, set()).add(one.device)
         self._dispatch = dispatch
         self._kernel = kernel
